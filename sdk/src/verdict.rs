@@ -193,7 +193,10 @@ impl Verdict {
                 warnings,
                 exempted,
             }),
-            Outcome::Failed(failure) => admit_response::Verdict::Failed(wire::Failed { message: failure.message.0 }),
+            Outcome::Failed(failure) => admit_response::Verdict::Failed(wire::Failed {
+                out_of_time: matches!(failure.cause, FailureCause::Silent | FailureCause::NoTimeLeft),
+                message: failure.message.0,
+            }),
         };
         wire::AdmitResponse {
             id: id.into(),
@@ -218,7 +221,10 @@ impl From<wire::AdmitResponse> for Verdict {
                 rejected.warnings,
                 rejected.exempted,
             ),
-            Some(admit_response::Verdict::Failed(failed)) => (Self::fail(failed.message), Vec::new(), Vec::new()),
+            Some(admit_response::Verdict::Failed(failed)) => {
+                let cause = if failed.out_of_time { FailureCause::Silent } else { FailureCause::Error };
+                (Self::failed(cause, failed.message), Vec::new(), Vec::new())
+            }
             None => (Self::failed(FailureCause::Malformed, "its answer has no verdict"), Vec::new(), Vec::new()),
         };
         let verdict = warnings.into_iter().fold(verdict, Self::warn);
@@ -350,6 +356,7 @@ mod tests {
             Verdict::admit().warn("soon").exempt("old: SEC-1").policy_version("v1"),
             Verdict::reject("no").rule("r").details_url("https://x.example").warn("w").exempt("e").policy_version("v2"),
             Verdict::fail("broken"),
+            Verdict::failed(FailureCause::Silent, "no answer within 2s"),
         ];
         for verdict in verdicts {
             assert_eq!(Verdict::from(verdict.clone().into_response("q")), verdict);
