@@ -4,6 +4,7 @@
 //! [`Verdict`] for each [`AdmissionRequest`].
 
 mod controller;
+mod predefined;
 mod request;
 mod verdict;
 
@@ -12,5 +13,6 @@ pub use controller::Controller;
 pub use jobgate_proto::admission::v1::{
     Image, Job, Project, RefType, Runner, RunnerType, Script, ScriptLine, Service, Strings, User, Variable,
 };
+pub use predefined::{PREDEFINED_VARIABLES, is_predefined};
 pub use request::{AdmissionRequest, MalformedRequest, Question, Subject};
 pub use verdict::{Failure, FailureCause, Outcome, Reason, Rejection, Verdict};
