@@ -1,0 +1,236 @@
+//! The evaluation threads of one policy. A policy that does not stop costs its own thread, never the caller's runtime.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use jobgate_sdk::{AdmissionRequest, FailureCause, Verdict};
+use tokio::sync::oneshot;
+
+use super::{decide::Decider, replica::Recipe};
+
+/// Threads that evaluate one policy, and the questions that wait for them.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    policy: Arc<Recipe>,
+    budget: Duration,
+    workers: usize,
+    state: Mutex<State>,
+    wake: Condvar,
+    overdue: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Task>,
+    /// Threads that take questions, by number, and since when each is at one.
+    working: HashMap<u64, Option<Instant>>,
+    /// Threads that were given up and have not come back.
+    lost: usize,
+    born: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Task {
+    request: AdmissionRequest,
+    started: Arc<OnceLock<Instant>>,
+    reply: oneshot::Sender<Verdict>,
+}
+
+/// Questions that may wait for one policy. More than this and the policy is not keeping up: better said than queued.
+const QUEUE: usize = 1024;
+
+/// What an evaluation may overrun its budget by before its thread is given up: the engine looks at the clock between
+/// steps, and a builtin, or a machine that stands still, can make one step long.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Threads given up and not back at once; with more, the policy only fails, and costs nothing more.
+const LOST: usize = 4;
+
+/// Address space, not memory. Policies are held to a nesting that fits several times over; see `source`.
+const STACK: usize = 32 << 20;
+
+impl Pool {
+    pub(crate) fn start(policy: Arc<Recipe>, budget: Duration, workers: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            policy,
+            budget,
+            workers: workers.max(1),
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            overdue: AtomicU64::new(0),
+        });
+        let pool = Self { shared };
+        let mut state = pool.shared.state();
+        for _ in 0..pool.shared.workers {
+            pool.shared.spawn(&mut state)?;
+        }
+        drop(state);
+        Ok(pool)
+    }
+
+    /// Evaluations that did not stop in time and lost their thread, since the start.
+    pub(crate) fn overdue(&self) -> u64 {
+        self.shared.overdue.load(Ordering::Relaxed)
+    }
+
+    /// Decides about one job. Completes within the time left, whatever the policy does.
+    pub(crate) async fn decide(&self, request: &AdmissionRequest) -> Verdict {
+        let asked = Instant::now();
+        let over = asked + request.time_left().min(Duration::from_secs(3600));
+        let started = Arc::new(OnceLock::new());
+        let (reply, mut answer) = oneshot::channel();
+        if let Err(verdict) = self.shared.submit(Task { request: request.clone(), started: started.clone(), reply }) {
+            return verdict;
+        }
+        let patience = self.shared.budget + GRACE;
+        let mut look = asked + patience;
+        loop {
+            let until = look.min(over).saturating_duration_since(Instant::now());
+            if let Ok(answer) = tokio::time::timeout(until, &mut answer).await {
+                return answer.unwrap_or_else(|_| Verdict::failed(FailureCause::Panic, "the evaluation thread died"));
+            }
+            // The runtime's clock may be a simulated one; evaluation runs on the real one, so that one is asked.
+            let now = Instant::now();
+            if now >= over {
+                return Verdict::failed(FailureCause::NoTimeLeft, "the time left was over before the policy had decided");
+            }
+            match started.get() {
+                Some(since) if now >= *since + patience => {
+                    self.shared.replace_overdue(now);
+                    return Verdict::fail(format!(
+                        "the evaluation did not stop within its budget of {:?}; its thread was given up",
+                        self.shared.budget
+                    ));
+                }
+                Some(since) => look = *since + patience,
+                None if now >= look => {
+                    self.shared.replace_overdue(now);
+                    look = now + patience;
+                }
+                None => {}
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.closed = true;
+        drop(state);
+        self.shared.wake.notify_all();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held; if something did, the state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn submit(self: &Arc<Self>, task: Task) -> Result<(), Verdict> {
+        let mut state = self.state();
+        if state.waiting.len() >= QUEUE {
+            state.waiting.retain(|task| !task.reply.is_closed());
+        }
+        if state.working.is_empty() {
+            return Err(Verdict::fail(format!("{} evaluations of this policy have not stopped", state.lost)));
+        }
+        if state.waiting.len() >= QUEUE {
+            return Err(Verdict::fail(format!("{QUEUE} questions are waiting for this policy already")));
+        }
+        state.waiting.push_back(task);
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Gives up threads that are past all patience, and starts others in their place.
+    fn replace_overdue(self: &Arc<Self>, now: Instant) {
+        let patience = self.budget + GRACE;
+        let mut state = self.state();
+        let before = state.working.len();
+        state.working.retain(|_, since| since.is_none_or(|since| now < since + patience));
+        let given_up = before - state.working.len();
+        state.lost += given_up;
+        self.overdue.fetch_add(given_up as u64, Ordering::Relaxed);
+        while state.working.len() < self.workers && state.lost <= LOST && !state.closed {
+            if let Err(error) = self.spawn(&mut state) {
+                tracing::error!(%error, "no thread to evaluate a policy on");
+                break;
+            }
+        }
+        if given_up > 0 {
+            tracing::warn!(given_up, lost = state.lost, "evaluations of a policy did not stop within their budget");
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, state: &mut State) -> std::io::Result<()> {
+        let number = state.born;
+        let shared = self.clone();
+        thread::Builder::new().name("jobgate-rego".into()).stack_size(STACK).spawn(move || shared.work(number))?;
+        state.born += 1;
+        state.working.insert(number, None);
+        Ok(())
+    }
+
+    fn work(self: Arc<Self>, number: u64) {
+        let mut decider = Decider::new(self.policy.clone(), self.budget);
+        while let Some(task) = self.next(number) {
+            let verdict = panic::catch_unwind(AssertUnwindSafe(|| decider.decide(&task.request)));
+            let verdict = verdict.unwrap_or_else(|_| {
+                decider = Decider::new(self.policy.clone(), self.budget);
+                Verdict::failed(FailureCause::Panic, "the evaluation panicked")
+            });
+            // Nobody may be waiting any more; then nobody wants it.
+            let _ = task.reply.send(verdict);
+            decider.tidy();
+        }
+    }
+
+    /// The next question; `None` when this thread is no longer wanted.
+    fn next(&self, number: u64) -> Option<Task> {
+        let mut state = self.state();
+        match state.working.get_mut(&number) {
+            Some(since) => *since = None,
+            // Given up, but back after all.
+            None => {
+                state.lost = state.lost.saturating_sub(1);
+                if state.working.len() >= self.workers {
+                    return None;
+                }
+                state.working.insert(number, None);
+            }
+        }
+        loop {
+            while let Some(task) = state.waiting.pop_front() {
+                if task.reply.is_closed() {
+                    continue;
+                }
+                let now = Instant::now();
+                state.working.insert(number, Some(now));
+                let _ = task.started.set(now);
+                return Some(task);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
