@@ -12,12 +12,15 @@ mod place;
 mod pool;
 mod replica;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
 use jobgate_sdk::{AdmissionRequest, Verdict};
 use jobgate_yaml::{Fault, Faults};
 
+use crate::Exposed;
 pub(crate) use replica::SourceFile;
 use replica::{Recipe, RuleAt};
 
@@ -26,8 +29,8 @@ use replica::{Recipe, RuleAt};
 pub(crate) struct RegoOptions {
     /// Package of the policy, dotted.
     pub(crate) package: String,
-    /// What the controller exposes beyond the ordinary: `script`, keys of public variables.
-    pub(crate) expose: Vec<String>,
+    /// What the router sends the controller beyond the ordinary.
+    pub(crate) exposed: Exposed,
     /// Wall-clock time one evaluation may take.
     pub(crate) budget: Duration,
     /// Evaluation threads.
@@ -40,7 +43,7 @@ impl Default for RegoOptions {
     fn default() -> Self {
         Self {
             package: "jobgate".into(),
-            expose: Vec::new(),
+            exposed: Exposed::default(),
             budget: Duration::from_millis(500),
             workers: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)),
             version: "".into(),

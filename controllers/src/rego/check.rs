@@ -64,7 +64,8 @@ impl Checker<'_> {
         }
         if !self.rules.iter().any(|rule| rule.set == "deny") && self.faults.is_empty() {
             let package = &self.options.package;
-            let fault = Fault::new(package.clone(), format!("no `deny` in package `{package}`: it would admit every job"));
+            let fault =
+                Fault::new(package.clone(), format!("no `deny` in package `{package}`: it would admit every job"));
             self.faults.push(fault.help("add a rule such as `deny contains \"why\" if { … }`"));
         }
     }

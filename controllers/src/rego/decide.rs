@@ -138,7 +138,7 @@ pub(crate) fn elements(set: &str, value: &Value) -> Result<Vec<(Value, Finding)>
     let Value::Set(list) = value else {
         return Err(Verdict::fail(format!("`{set}` is not a set")));
     };
-    list.iter().map(|element| Ok((element.clone(), finding(set, element)?))).collect()
+    list.iter_sorted().map(|element| Ok((element.clone(), finding(set, element)?))).collect()
 }
 
 fn finding(set: &str, element: &Value) -> Result<Finding, Verdict> {
@@ -159,7 +159,9 @@ fn finding(set: &str, element: &Value) -> Result<Finding, Verdict> {
             Ok(Finding { message: message.to_string(), rule: None, details_url: None })
         }
         Value::Object(_) => {
-            let Ok(Some(message)) = text(&element["message"]) else { return broken("has no `message`, which must be text") };
+            let Ok(Some(message)) = text(&element["message"]) else {
+                return broken("has no `message`, which must be text");
+            };
             let Ok(rule) = text(&element["rule"]) else { return broken("has a `rule` that is not text") };
             let Ok(details_url) = text(&element["details_url"]) else {
                 return broken("has a `details_url` that is not text");

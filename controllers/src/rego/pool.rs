@@ -106,7 +106,10 @@ impl Pool {
             // The runtime's clock may be a simulated one; evaluation runs on the real one, so that one is asked.
             let now = Instant::now();
             if now >= over {
-                return Verdict::failed(FailureCause::NoTimeLeft, "the time left was over before the policy had decided");
+                return Verdict::failed(
+                    FailureCause::NoTimeLeft,
+                    "the time left was over before the policy had decided",
+                );
             }
             match started.get() {
                 Some(since) if now >= *since + patience => {

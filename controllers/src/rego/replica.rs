@@ -1,19 +1,10 @@
 //! One engine and what is asked of it. Each evaluation thread builds its own from source: clones of one engine share
 //! reference counts, and two cores then fight over them.
 
-use std::{
-    num::NonZeroU32,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use jobgate_yaml::Source;
-use regorus::{
-    Engine, Value,
-    unstable::{Rule, RuleHead},
-    utils::limits::ExecutionTimerConfig,
-};
+use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
 
 use super::{guard, place, rules::RuleInfo};
 
@@ -124,7 +115,8 @@ impl Replica {
         let missing = || EvalError::Broken("the policy has changed under an evaluation".into());
         let module = self.engine.get_modules().get(at.module).cloned().ok_or_else(missing)?;
         let rule = module.policy.get(at.rule).cloned().ok_or_else(missing)?;
-        let data = self.engine.eval_rule_in_module(&module, &rule, false).map_err(|error| eval_error(&error.to_string()))?;
+        let data =
+            self.engine.eval_rule_in_module(&module, &rule, false).map_err(|error| eval_error(&error.to_string()))?;
         let value = package.split('.').fold(&data, |value, part| &value[part]);
         Ok(value[set].clone())
     }
@@ -168,16 +160,6 @@ pub(crate) fn engine_of(files: &[SourceFile], data: Option<&serde_json::Value>) 
         engine.add_data(data).map_err(|error| one_line(&error.to_string()))?;
     }
     Ok(engine)
-}
-
-/// The set a rule of the policy's package adds to, when it is `deny` or `warn`.
-pub(crate) fn finding_set(rule: &Rule) -> Option<&'static str> {
-    let Rule::Spec { head: RuleHead::Set { refr, .. }, .. } = rule else { return None };
-    match refr.span().text() {
-        "deny" => Some("deny"),
-        "warn" => Some("warn"),
-        _ => None,
-    }
 }
 
 fn eval_error(text: &str) -> EvalError {
