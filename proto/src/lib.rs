@@ -6,7 +6,13 @@
 //! unknown one is left out.**
 
 // Documentation of generated items comes from the `.proto` files; what tonic adds around them has none.
-#![allow(missing_docs, clippy::needless_pass_by_value, unused_qualifications, unreachable_pub)]
+#![allow(
+    missing_docs,
+    clippy::needless_pass_by_value,
+    clippy::large_enum_variant,
+    unused_qualifications,
+    unreachable_pub
+)]
 
 mod json;
 

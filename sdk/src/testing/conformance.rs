@@ -1,0 +1,1 @@
+//! The conformance suite: examines any controller that listens, in any language, from outside.
