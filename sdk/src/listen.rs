@@ -259,6 +259,8 @@ impl Server {
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(self.max_streams)
+                // A router that withdraws all it asked is no attack; the default of 20 would close its connection.
+                .max_pending_accept_reset_streams(self.max_streams as usize)
                 .keep_alive_interval(KEEPALIVE)
                 .keep_alive_timeout(KEEPALIVE)
                 .serve_connection(TokioIo::new(io), service)

@@ -87,6 +87,18 @@ async fn a_caller_that_goes_away_withdraws_its_question() {
 }
 
 #[tokio::test]
+async fn a_router_may_withdraw_all_it_asked_at_once() {
+    let (controller, _seen) = Obedient::new();
+    let channel = start(serve(controller)).await;
+    for _ in 0..10 {
+        let asking = (0..64).map(|_| ask(&channel, told("hang").wire()));
+        // Polled once each, so that they are on their way, and dropped.
+        let _ = tokio::time::timeout(Duration::ZERO, futures_util::future::join_all(asking)).await;
+        assert!(ask(&channel, told("fine").wire()).await.is_ok());
+    }
+}
+
+#[tokio::test]
 async fn only_callers_with_the_token_are_answered() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");

@@ -1,1 +1,0 @@
-//! The conformance suite: examines any controller that listens, in any language, from outside.
