@@ -3,5 +3,7 @@
 mod reads;
 #[allow(dead_code, reason = "the crate root does not publish policies yet")]
 mod rego;
+#[allow(dead_code, unused_imports, reason = "the crate root does not publish policies yet")]
+mod yaml;
 
 pub use reads::{Exposed, Reads};
