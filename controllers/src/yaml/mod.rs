@@ -11,4 +11,4 @@ mod template;
 mod within;
 
 pub(crate) use load::source;
-pub(crate) use policy::{Finding, Findings, Mode, YamlPolicy};
+pub(crate) use policy::{Finding, Findings, YamlPolicy};

@@ -91,9 +91,19 @@ pub(super) enum Said<'a> {
     Fires(Found<'a>, Option<&'a Exemption>),
 }
 
+impl Findings {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rejections.is_empty() && self.warnings.is_empty() && self.exempted.is_empty()
+    }
+}
+
 impl YamlPolicy {
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn file(&self) -> &str {
+        &self.file
     }
 
     pub(crate) fn reads(&self) -> &Reads {
