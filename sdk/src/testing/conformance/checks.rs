@@ -262,7 +262,8 @@ pub(super) async fn drain(client: &Client, shut_down: Pin<Box<dyn Future<Output 
     for answer in answers {
         match answer {
             Ok(_) => {}
-            Err(error) if error.code() == Some(Code::Unavailable) => {}
+            // gRPC's C core, and with it Python, says CANCELLED of calls that it did not take.
+            Err(error) if matches!(error.code(), Some(Code::Unavailable | Code::Cancelled)) => {}
             Err(error) => return failed(&error, advice),
         }
     }
