@@ -1,10 +1,34 @@
 //! Asks the chain of admission controllers about each job and hands out admitted jobs only.
 
+mod admission;
+mod chain;
+pub mod config;
+mod core;
+mod decision;
 mod document;
+mod glob;
+mod handle;
 mod image;
+mod intake;
+mod job;
 mod path;
+mod remote;
+mod scheduler;
+mod store;
+#[cfg(test)]
+mod testing;
 mod view;
 
+pub use chain::{ChainVersion, Chains, Entry};
+pub use decision::{Cause, Decision, Ruling, VerdictRecord};
 pub use document::{JobDocument, MAX_DOCUMENT_BYTES, read_documents, read_runner};
+pub use glob::{BadGlob, ProjectGlob};
+pub use handle::{
+    CoreError, Handle, HeldLease, IdempotencyKey, JobFilter, JobPage, JobResult, QueueStatus, RunnerEvent, RunnerHello,
+    RunnerOrder, RunnerStatus, Session, SystemStatus,
+};
+pub use intake::jobs_from_documents;
+pub use job::{JobId, JobRecord, JobState, Lease, NewJob};
 pub use path::{GroupPath, PathError, ProjectPath, Scope};
+pub use store::{Batch, MemoryStore, Store, StoreError};
 pub use view::{Expose, UnknownExpose, View, ViewRejection, question_from_document, view};

@@ -1,0 +1,104 @@
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    admission::LateVerdict,
+    decision::Decision,
+    handle::{CoreError, IdempotencyKey},
+    job::JobId,
+};
+
+/// Decisions kept for `jobgate decisions`; the export keeps them all.
+const DECISIONS: usize = 20_000;
+/// An idempotency key holds so long (design, section 7).
+const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Idempotency keys kept at once.
+const KEYS: usize = 100_000;
+
+/// What was decided and submitted lately.
+#[derive(Default)]
+pub(super) struct History {
+    next: u64,
+    decisions: BTreeMap<u64, Arc<Decision>>,
+    by_job: HashMap<JobId, Vec<u64>>,
+    keys: HashMap<(Arc<str>, String), Submission>,
+    keys_in_order: VecDeque<(Duration, (Arc<str>, String))>,
+}
+
+struct Submission {
+    digest: [u8; 32],
+    jobs: Vec<JobId>,
+    at: Duration,
+}
+
+impl History {
+    /// Keeps a decision.
+    pub(super) fn record(&mut self, decision: Decision) -> Arc<Decision> {
+        let decision = Arc::new(decision);
+        self.next += 1;
+        self.decisions.insert(self.next, decision.clone());
+        self.by_job.entry(decision.job_id.clone()).or_default().push(self.next);
+        if self.decisions.len() > DECISIONS
+            && let Some((number, oldest)) = self.decisions.pop_first()
+            && let Some(numbers) = self.by_job.get_mut(&oldest.job_id)
+        {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.by_job.remove(&oldest.job_id);
+            }
+        }
+        decision
+    }
+
+    /// Adds a verdict that came after its decision.
+    pub(super) fn append(&mut self, late: LateVerdict) -> Option<Arc<Decision>> {
+        let numbers = self.by_job.get(&late.job)?;
+        let number = *numbers.iter().rev().find(|number| {
+            self.decisions.get(number).is_some_and(|decision| decision.admission_id == late.admission)
+        })?;
+        let decision = self.decisions.get_mut(&number)?;
+        Arc::make_mut(decision).verdicts.push(late.verdict);
+        Some(decision.clone())
+    }
+
+    /// Decisions about one job, or of all; newest first.
+    pub(super) fn decisions(&self, job: Option<&JobId>, limit: usize) -> Vec<Arc<Decision>> {
+        match job {
+            Some(job) => {
+                let numbers = self.by_job.get(job).map(Vec::as_slice).unwrap_or_default();
+                numbers.iter().rev().filter_map(|number| self.decisions.get(number)).take(limit).cloned().collect()
+            }
+            None => self.decisions.values().rev().take(limit).cloned().collect(),
+        }
+    }
+
+    /// The jobs that this key stands for already, or an error when it stands for other documents.
+    pub(super) fn repeated(&self, key: &IdempotencyKey, now: Duration) -> Option<Result<Vec<JobId>, CoreError>> {
+        let known = self.keys.get(&(key.token.clone(), key.key.clone()))?;
+        if now.saturating_sub(known.at) > KEY_LIFE {
+            return None;
+        }
+        Some(if known.digest == key.digest { Ok(known.jobs.clone()) } else { Err(CoreError::KeyReused) })
+    }
+
+    /// Remembers a key; `false` when it was known.
+    pub(super) fn submitted(&mut self, key: &IdempotencyKey, jobs: &[JobId], now: Duration) -> bool {
+        let name = (key.token.clone(), key.key.clone());
+        if self.keys.get(&name).is_some_and(|known| now.saturating_sub(known.at) <= KEY_LIFE) {
+            return false;
+        }
+        while let Some((at, _)) = self.keys_in_order.front()
+            && (now.saturating_sub(*at) > KEY_LIFE || self.keys_in_order.len() >= KEYS)
+        {
+            if let Some((_, oldest)) = self.keys_in_order.pop_front() {
+                self.keys.remove(&oldest);
+            }
+        }
+        self.keys_in_order.push_back((now, name.clone()));
+        self.keys.insert(name, Submission { digest: key.digest, jobs: jobs.to_vec(), at: now });
+        true
+    }
+}

@@ -1,0 +1,437 @@
+//! The one task that owns jobs, runners and decisions: takes what is waiting, applies it to the state machine, commits, and
+//! only then lets anything leave.
+
+mod history;
+#[cfg(test)]
+mod tests;
+mod versions;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use jobgate_sdk::Runner;
+use tokio::{
+    sync::{Semaphore, broadcast, mpsc, watch},
+    time::Instant,
+};
+
+use self::{history::History, versions::Versions};
+use crate::{
+    admission::{Admission, Conclusion, LateVerdict, Observer},
+    chain::{Chains, Part},
+    config::RunnerConfig,
+    decision::Decision,
+    handle::{Command, CoreError, Handle, RunnerOrder, RunnerStatus, Session},
+    job::{JobId, JobRecord},
+    scheduler::{Decided, Effect, Limits, Now, Scheduler},
+    store::{Batch, Store},
+};
+
+/// Messages the task's inbox holds before senders wait.
+const INBOX: usize = 4096;
+/// Messages taken in one step, so that one commit serves many.
+const STEP: usize = 1024;
+/// Admissions that run at once.
+const ADMISSIONS: usize = 1024;
+/// Orders a runner's stream may lag behind, beyond one for each of its slots.
+const ORDERS: usize = 64;
+/// Pause before a failed commit is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// What happens inside the router.
+pub(crate) enum Event {
+    /// An admission ended.
+    Decided(Decided, Box<Decision>),
+    /// A dry-run verdict came late.
+    Late(LateVerdict),
+    /// A controller decides by these policy versions now.
+    Versions { controller: Arc<str>, versions: Vec<Arc<str>>, reads_runner: Option<bool> },
+    /// The configuration changed.
+    Reconfigured(Chains, Vec<Arc<RunnerConfig>>),
+}
+
+/// What the task needs from outside.
+pub(crate) struct Parts {
+    pub(crate) chains: Chains,
+    pub(crate) runners: Vec<Arc<RunnerConfig>>,
+    pub(crate) limits: Limits,
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) observer: Arc<dyn Observer>,
+    /// Where committed decisions are exported to.
+    pub(crate) export: Box<dyn Fn(&Arc<Decision>) + Send>,
+}
+
+/// How the rest of the router reaches the task.
+pub(crate) struct Running {
+    pub(crate) handle: Handle,
+    pub(crate) events: mpsc::Sender<Event>,
+    /// Whether the store can write.
+    pub(crate) store_ok: watch::Receiver<bool>,
+    /// One permit is taken by each open admission.
+    pub(crate) admissions: Arc<Semaphore>,
+    /// The task; ends when every handle is gone.
+    pub(crate) task: tokio::task::JoinHandle<()>,
+}
+
+struct Core {
+    scheduler: Scheduler,
+    history: History,
+    versions: Versions,
+    runners: Vec<Arc<RunnerConfig>>,
+    store: Box<dyn Store>,
+    observer: Arc<dyn Observer>,
+    export: Box<dyn Fn(&Arc<Decision>) + Send>,
+    outboxes: HashMap<Session, mpsc::Sender<RunnerOrder>>,
+    changes: broadcast::Sender<Arc<JobRecord>>,
+    events: mpsc::WeakSender<Event>,
+    admissions: Arc<Semaphore>,
+    store_ok: watch::Sender<bool>,
+    began: Instant,
+    /// No new questions are asked.
+    draining: bool,
+    /// What this step has to write, and what leaves once it is written.
+    pending: Pending,
+}
+
+#[derive(Default)]
+struct Pending {
+    batch: Batch,
+    effects: Vec<Effect>,
+    replies: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+/// Starts the task.
+pub(crate) fn start(parts: Parts) -> Running {
+    let (inbox, mut commands) = mpsc::channel(INBOX);
+    let (events_in, mut events) = mpsc::channel(INBOX);
+    let (changes, _) = broadcast::channel(INBOX);
+    let (store_ok, store_state) = watch::channel(true);
+    let mut core = Core {
+        scheduler: Scheduler::new(parts.chains, parts.limits),
+        history: History::default(),
+        versions: Versions::default(),
+        runners: parts.runners,
+        store: parts.store,
+        observer: parts.observer,
+        export: parts.export,
+        outboxes: HashMap::new(),
+        changes: changes.clone(),
+        events: events_in.downgrade(),
+        admissions: Arc::new(Semaphore::new(ADMISSIONS)),
+        store_ok,
+        began: Instant::now(),
+        draining: false,
+        pending: Pending::default(),
+    };
+    let admissions = core.admissions.clone();
+    let task = tokio::spawn(async move {
+        let mut taken_commands = Vec::with_capacity(STEP);
+        let mut taken_events = Vec::with_capacity(STEP);
+        loop {
+            let wake = core.wake_at();
+            tokio::select! {
+                biased;
+                count = events.recv_many(&mut taken_events, STEP) => if count == 0 { break },
+                count = commands.recv_many(&mut taken_commands, STEP) => if count == 0 { break },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            let now = core.now();
+            for event in taken_events.drain(..) {
+                core.event(event, now);
+            }
+            for command in taken_commands.drain(..) {
+                core.command(command, now);
+            }
+            core.scheduler.tick(now);
+            core.settle(now);
+        }
+    });
+    Running { handle: Handle { inbox, changes }, events: events_in, store_ok: store_state, admissions, task }
+}
+
+impl Core {
+    fn now(&self) -> Now {
+        Now { tick: self.began.elapsed(), wall: Timestamp::now() }
+    }
+
+    /// When there is something to do though nobody says anything.
+    fn wake_at(&self) -> Instant {
+        let hour = self.began.elapsed() + Duration::from_secs(3600);
+        let deadline = self.scheduler.next_deadline().unwrap_or(hour);
+        if self.pending.is_empty() {
+            return self.began + deadline;
+        }
+        (self.began + deadline).min(Instant::now() + STORE_RETRY)
+    }
+
+    fn event(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Decided(decided, decision) => {
+                for verdict in &decision.verdicts {
+                    if let Some(version) = &verdict.policy_version {
+                        self.seen(&verdict.controller, version, now);
+                    }
+                }
+                let decision = self.history.record(*decision);
+                self.pending.batch.decisions.push(decision);
+                self.scheduler.decided(decided, now);
+            }
+            Event::Late(late) => {
+                if let Some(decision) = self.history.append(late) {
+                    self.pending.batch.decisions.push(decision);
+                }
+            }
+            Event::Versions { controller, versions, reads_runner } => {
+                let versions = versions.into_iter().collect();
+                if let Some(chains) = self.scheduler.chains().with_versions(&controller, &versions, reads_runner) {
+                    self.scheduler.set_chains(chains, now);
+                }
+            }
+            Event::Reconfigured(chains, runners) => {
+                self.runners = runners;
+                self.scheduler.set_chains(chains, now);
+            }
+        }
+    }
+
+    /// A dialled controller says its policy version with each answer, and only there.
+    fn seen(&mut self, controller: &str, version: &Arc<str>, now: Now) {
+        if !self.scheduler.chains().is_dialled(controller) {
+            return;
+        }
+        if let Some(versions) = self.versions.seen(controller, version, now.tick)
+            && let Some(chains) = self.scheduler.chains().with_versions(controller, &versions, None)
+        {
+            self.scheduler.set_chains(chains, now);
+        }
+    }
+
+    fn command(&mut self, command: Command, now: Now) {
+        match command {
+            Command::Submit(jobs, key, reply) => {
+                let result = match key.as_ref().and_then(|key| self.history.repeated(key, now.tick)) {
+                    Some(Err(error)) => Err(error),
+                    Some(Ok(ids)) => Ok(self.states(ids)),
+                    None if !*self.store_ok.borrow() => Err(CoreError::StoreUnavailable),
+                    None => self.scheduler.submit(jobs, now),
+                };
+                if let (Ok(jobs), Some(key)) = (&result, key) {
+                    let ids: Vec<_> = jobs.iter().map(|(id, _)| id.clone()).collect();
+                    if self.history.submitted(&key, &ids, now.tick) {
+                        self.pending.batch.submissions.push((key, ids));
+                    }
+                }
+                self.reply(reply, result);
+            }
+            Command::Cancel(id, by, reply) => {
+                let result = self.scheduler.cancel(&id, format!("canceled by {by}"), now);
+                self.reply(reply, result);
+            }
+            Command::Attach(hello, reply) => {
+                let capacity = hello.capacity as usize;
+                let result = self.scheduler.attach(&hello, now).map(|session| {
+                    let (orders, receiver) = mpsc::channel(capacity.min(1024) + ORDERS);
+                    self.outboxes.insert(session, orders);
+                    (session, receiver)
+                });
+                self.reply(reply, result);
+            }
+            Command::Runner(session, event) => self.scheduler.event(session, event, now),
+            Command::Detach(session) => {
+                self.outboxes.remove(&session);
+                self.scheduler.detach(session, now);
+            }
+            Command::Drain(reply) => {
+                self.draining = true;
+                self.scheduler.drain();
+                self.reply(reply, ());
+            }
+            // Looking changes nothing, but what is seen must be committed: these wait for the step, too.
+            Command::Job(id, reply) => {
+                let found = self.scheduler.job(&id).map(|job| job.record.clone());
+                self.reply(reply, found);
+            }
+            Command::List(filter, reply) => {
+                let page = self.scheduler.list(&filter);
+                self.reply(reply, page);
+            }
+            Command::Decisions(job, limit, reply) => {
+                let found = self.history.decisions(job.as_ref(), limit);
+                self.reply(reply, found);
+            }
+            Command::Runners(reply) => {
+                let runners = self.all_runners(now);
+                self.reply(reply, runners);
+            }
+            Command::Queue(reply) => {
+                let queue = self.scheduler.queue(now);
+                self.reply(reply, queue);
+            }
+        }
+    }
+
+    fn reply<T: Send + 'static>(&mut self, to: tokio::sync::oneshot::Sender<T>, answer: T) {
+        // Who does not wait any more needs no answer.
+        self.pending.replies.push(Box::new(move || drop(to.send(answer))));
+    }
+
+    fn states(&self, ids: Vec<JobId>) -> Vec<(JobId, crate::job::JobState)> {
+        let state = |id: &JobId| self.scheduler.job(id).map(|job| job.record.state);
+        // A job that is forgotten by now has long been finished.
+        ids.into_iter().map(|id| (id.clone(), state(&id).unwrap_or(crate::job::JobState::Success))).collect()
+    }
+
+    fn all_runners(&self, now: Now) -> Vec<RunnerStatus> {
+        let mut all = self.scheduler.runners(now);
+        for config in &self.runners {
+            if all.iter().all(|runner| runner.name != config.name) {
+                all.push(RunnerStatus {
+                    name: config.name.clone(),
+                    kind: config.owner.kind_name(),
+                    owner: config.owner.path().map(str::to_owned),
+                    tags: config.tags.clone(),
+                    state: "offline",
+                    systems: Vec::new(),
+                });
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Commits what the step changed, and lets it take effect. What cannot be committed waits, and takes no effect.
+    fn settle(&mut self, now: Now) {
+        loop {
+            let outcome = self.scheduler.take_outcome();
+            self.pending.batch.jobs.extend(outcome.changed);
+            self.pending.effects.extend(outcome.effects);
+            if self.pending.is_empty() || !self.commit() {
+                return;
+            }
+            let Pending { batch, effects, replies } = std::mem::take(&mut self.pending);
+            for reply in replies {
+                reply();
+            }
+            for record in batch.jobs {
+                // Nobody watching is fine.
+                let _ = self.changes.send(record);
+            }
+            for decision in &batch.decisions {
+                (self.export)(decision);
+            }
+            // An effect may fail and change the state again: another round.
+            for effect in effects {
+                self.perform(effect, now);
+            }
+        }
+    }
+
+    fn commit(&mut self) -> bool {
+        if self.pending.batch.is_empty() {
+            // What leaves now may rest on what is not written yet.
+            return *self.store_ok.borrow();
+        }
+        match self.store.commit(&self.pending.batch) {
+            Ok(()) => {
+                if !self.store_ok.send_replace(true) {
+                    tracing::info!("the store can write again");
+                }
+                true
+            }
+            Err(error) => {
+                if self.store_ok.send_replace(false) {
+                    tracing::error!(%error, "nothing is delivered until the store can write");
+                }
+                false
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, now: Now) {
+        match effect {
+            Effect::Ask { job, admission } => self.ask(&job, admission, None),
+            Effect::AskAboutRunner { job, admission, runner } => self.ask(&job, admission, Some(runner)),
+            Effect::Order(session, order) => {
+                let Some(outbox) = self.outboxes.get(&session) else { return };
+                if let Err(error) = outbox.try_send(order) {
+                    tracing::warn!(%error, "a runner does not read its stream; it is detached");
+                    self.outboxes.remove(&session);
+                    self.scheduler.detach(session, now);
+                }
+            }
+            Effect::End(session, error) => {
+                if let Some(outbox) = self.outboxes.remove(&session) {
+                    // If it does not even read this, the end of the channel tells it.
+                    let _ = outbox.try_send(RunnerOrder::End(error));
+                }
+            }
+        }
+    }
+
+    /// Begins an admission in a task of its own.
+    fn ask(&self, id: &JobId, admission: Arc<str>, runner: Option<Arc<Runner>>) {
+        if self.draining {
+            return;
+        }
+        // A job that was finished meanwhile is not asked about.
+        let Some(job) = self.scheduler.job(id).filter(|_| self.scheduler.awaits(id, &admission)) else { return };
+        let Some(events) = self.events.upgrade() else { return };
+        let part = runner.as_ref().map_or(Part::Arrival, |runner| Part::Runner(&runner.name));
+        let chain = self.scheduler.chains().chain(&job.new.project, part);
+        let version = chain.version.clone();
+        let project: Arc<str> = job.new.project.as_str().into();
+        let view = match &job.new.view {
+            Ok(view) => view.clone(),
+            Err(rejection) => {
+                let decision = Decision::without_questions(id, &admission, &project, &version, rejection);
+                let decided = Decided {
+                    job: id.clone(),
+                    admission,
+                    conclusion: Conclusion::Rejected,
+                    version,
+                    cause: decision.cause,
+                    reason: decision.reason.clone(),
+                };
+                tokio::spawn(async move { events.send(Event::Decided(decided, Box::new(decision))).await });
+                return;
+            }
+        };
+        let (late, mut late_verdicts) = mpsc::channel(16);
+        let asking = Admission {
+            id: admission.clone(),
+            job: id.clone(),
+            project,
+            view,
+            runner,
+            chain,
+            observer: self.observer.clone(),
+            late,
+        };
+        let (id, permits) = (id.clone(), self.admissions.clone());
+        tokio::spawn(async move {
+            // The semaphore is never closed.
+            let Ok(permit) = permits.acquire().await else { return };
+            let (conclusion, decision) = asking.run().await;
+            drop(permit);
+            let decided = Decided {
+                job: id,
+                admission,
+                conclusion,
+                version,
+                cause: decision.cause,
+                reason: decision.reason.clone(),
+            };
+            // A closed inbox means that the router is gone.
+            let _ = events.send(Event::Decided(decided, Box::new(decision))).await;
+            while let Some(verdict) = late_verdicts.recv().await {
+                let _ = events.send(Event::Late(verdict)).await;
+            }
+        });
+    }
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.effects.is_empty() && self.replies.is_empty()
+    }
+}

@@ -1,0 +1,262 @@
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use jobgate_proto::admission::v1::{AdmitRequest, AdmitResponse, RouterMessage, Withdrawn, router_message::Message};
+use jobgate_sdk::{AdmissionRequest, Controller, FailureCause, Verdict, async_trait};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tonic::Status;
+
+/// Most instances of one controller.
+pub(crate) const MOST_INSTANCES: usize = 64;
+
+/// A controller that dials in, once or several times; questions are spread over those that are there.
+pub(crate) struct Attached {
+    instances: Mutex<Vec<Arc<Instance>>>,
+    /// The policy versions its instances decide by; absent ones have none.
+    versions: watch::Sender<BTreeSet<Arc<str>>>,
+    next: AtomicU64,
+    room_made: Arc<Notify>,
+}
+
+/// What goes out on a stream; an error ends it.
+pub(crate) type Outgoing = Result<RouterMessage, Status>;
+
+/// One attached stream.
+pub(crate) struct Instance {
+    number: u64,
+    outgoing: mpsc::Sender<Outgoing>,
+    /// Says that there may be room again.
+    room_made: Arc<Notify>,
+    /// Most open questions at once.
+    room: usize,
+    open: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Open questions, by id. Dropping a sender tells who waits that the instance is gone.
+    questions: HashMap<Arc<str>, oneshot::Sender<AdmitResponse>>,
+    version: Option<Arc<str>>,
+    draining: bool,
+    closed: bool,
+}
+
+/// Who may be asked next.
+enum Pick {
+    One(Arc<Instance>),
+    /// There are instances, but none has room.
+    Busy,
+    Nobody,
+}
+
+/// What became of one question at one instance.
+enum Asked {
+    Answered(AdmitResponse),
+    /// The instance went away with it.
+    Gone,
+}
+
+impl Attached {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            instances: Mutex::default(),
+            versions: watch::Sender::new(BTreeSet::new()),
+            next: AtomicU64::new(0),
+            room_made: Arc::default(),
+        })
+    }
+
+    /// The policy versions of its instances, as they change.
+    pub(crate) fn versions(&self) -> watch::Receiver<BTreeSet<Arc<str>>> {
+        self.versions.subscribe()
+    }
+
+    /// How many instances are there.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.instances).len()
+    }
+
+    /// A stream begins; `None` when there are too many.
+    pub(crate) fn join(
+        &self,
+        outgoing: mpsc::Sender<Outgoing>,
+        room: usize,
+        version: Option<Arc<str>>,
+    ) -> Option<Arc<Instance>> {
+        let mut instances = lock(&self.instances);
+        if instances.len() >= MOST_INSTANCES {
+            return None;
+        }
+        let instance = Arc::new(Instance {
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            outgoing,
+            room_made: self.room_made.clone(),
+            room,
+            open: AtomicUsize::new(0),
+            state: Mutex::new(State { version, ..State::default() }),
+        });
+        instances.push(instance.clone());
+        self.publish(&instances);
+        self.room_made.notify_waiters();
+        Some(instance)
+    }
+
+    /// A stream ended; its open questions are asked elsewhere.
+    pub(crate) fn leave(&self, instance: &Instance) {
+        let mut instances = lock(&self.instances);
+        instances.retain(|other| other.number != instance.number);
+        let mut state = lock(&instance.state);
+        state.closed = true;
+        state.questions.clear();
+        drop(state);
+        self.publish(&instances);
+        // Who waits for room here must look elsewhere.
+        self.room_made.notify_waiters();
+    }
+
+    /// An instance decides by another policy version.
+    pub(crate) fn policy_changed(&self, instance: &Instance, version: Option<Arc<str>>) {
+        let instances = lock(&self.instances);
+        lock(&instance.state).version = version;
+        self.publish(&instances);
+    }
+
+    fn publish(&self, instances: &[Arc<Instance>]) {
+        let versions: BTreeSet<_> =
+            instances.iter().filter_map(|instance| lock(&instance.state).version.clone()).collect();
+        // An absent controller keeps its last known version, so that its coming back does not make every decision stale.
+        if instances.is_empty() {
+            return;
+        }
+        self.versions.send_if_modified(|known| {
+            let changed = *known != versions;
+            *known = versions;
+            changed
+        });
+    }
+
+    /// The instance with the fewest open questions that has room and was not tried yet.
+    fn pick(&self, tried: &[u64]) -> Pick {
+        let instances = lock(&self.instances);
+        let mut best: Option<(&Arc<Instance>, usize)> = None;
+        let mut busy = false;
+        for instance in instances.iter().filter(|instance| !tried.contains(&instance.number)) {
+            if lock(&instance.state).draining {
+                continue;
+            }
+            let open = instance.open.load(Ordering::Relaxed);
+            if open >= instance.room {
+                busy = true;
+            } else if best.is_none_or(|(_, least)| open < least) {
+                best = Some((instance, open));
+            }
+        }
+        match best {
+            Some((instance, _)) => Pick::One(instance.clone()),
+            None if busy => Pick::Busy,
+            None => Pick::Nobody,
+        }
+    }
+}
+
+#[async_trait]
+impl Controller for Attached {
+    async fn admit(&self, request: &AdmissionRequest) -> Verdict {
+        let mut tried = Vec::new();
+        loop {
+            // Before looking, so that room made in between is not missed.
+            let room_made = self.room_made.notified();
+            match self.pick(&tried) {
+                Pick::One(instance) => match instance.ask(request).await {
+                    Asked::Answered(response) => return response.into(),
+                    Asked::Gone => tried.push(instance.number),
+                },
+                // The time limit of the question ends this.
+                Pick::Busy => room_made.await,
+                Pick::Nobody if tried.is_empty() => {
+                    return Verdict::failed(FailureCause::NotAttached, "no instance of it is attached");
+                }
+                Pick::Nobody => {
+                    return Verdict::failed(
+                        FailureCause::Unreachable,
+                        "it broke the connection with the question open",
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Instance {
+    async fn ask(self: &Arc<Self>, request: &AdmissionRequest) -> Asked {
+        let Some((open, answer)) = Open::new(self, request.question().id.clone()) else { return Asked::Gone };
+        let message = RouterMessage { message: Some(Message::Request(AdmitRequest::from(request))) };
+        if self.outgoing.send(Ok(message)).await.is_err() {
+            return Asked::Gone;
+        }
+        let answered = answer.await;
+        drop(open);
+        answered.map_or(Asked::Gone, Asked::Answered)
+    }
+
+    /// An answer came on this stream; `false` when no such question is open on it.
+    pub(crate) fn answer(&self, response: AdmitResponse) -> bool {
+        let waiting = lock(&self.state).questions.remove(response.id.as_str());
+        // Who stopped waiting in this moment counts as late, too.
+        waiting.is_some_and(|waiting| waiting.send(response).is_ok())
+    }
+
+    /// It takes no new questions.
+    pub(crate) fn drain(&self) {
+        lock(&self.state).draining = true;
+    }
+
+    /// Whether any question is open.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 0
+    }
+}
+
+/// A question that is open at an instance. Dropped before its answer came, it is withdrawn.
+struct Open {
+    instance: Arc<Instance>,
+    id: Arc<str>,
+}
+
+impl Open {
+    fn new(instance: &Arc<Instance>, id: Arc<str>) -> Option<(Self, oneshot::Receiver<AdmitResponse>)> {
+        let (waiting, answer) = oneshot::channel();
+        let mut state = lock(&instance.state);
+        if state.closed || state.draining {
+            return None;
+        }
+        state.questions.insert(id.clone(), waiting);
+        instance.open.fetch_add(1, Ordering::AcqRel);
+        drop(state);
+        Some((Self { instance: instance.clone(), id }, answer))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let unanswered = lock(&self.instance.state).questions.remove(&self.id).is_some();
+        self.instance.open.fetch_sub(1, Ordering::AcqRel);
+        self.instance.room_made.notify_one();
+        if unanswered {
+            let withdrawn = Withdrawn { id: self.id.to_string() };
+            // A stream that is full or gone learns it by the time limit of the question.
+            let _ = self.instance.outgoing.try_send(Ok(RouterMessage { message: Some(Message::Withdrawn(withdrawn)) }));
+        }
+    }
+}
+
+/// Locks; what a panic elsewhere left is still whole, as every change under these locks is one step.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,200 @@
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use jobgate_proto::admission::v1::{
+    ControllerMessage, Draining, Hello, RouterMessage, Welcome,
+    admission_tunnel_server::{AdmissionTunnel, AdmissionTunnelServer},
+    controller_message, router_message,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Attached, LARGEST_ANSWER, LARGEST_QUESTION, attached::Instance};
+use crate::config::Secret;
+
+/// Time for the first message of a stream.
+const HELLO: Duration = Duration::from_secs(10);
+/// Open questions of a controller that does not say how many it takes.
+const ROOM: usize = 64;
+/// Most open questions at one instance.
+const MOST_ROOM: usize = 4096;
+
+/// The service that controllers attach to.
+#[derive(Clone)]
+pub struct Tunnels {
+    controllers: Arc<ArcSwap<HashMap<Arc<str>, Slot>>>,
+    closing: watch::Receiver<bool>,
+    late: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+/// A controller that may attach.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    pub(crate) token: Secret,
+    pub(crate) scope: String,
+    pub(crate) dry_run: bool,
+    pub(crate) controller: Arc<Attached>,
+}
+
+impl Tunnels {
+    /// Streams end when `closing` says so; `late` hears of every answer that no open question takes.
+    pub(crate) fn new(
+        slots: HashMap<Arc<str>, Slot>,
+        closing: watch::Receiver<bool>,
+        late: Arc<dyn Fn(&str) + Send + Sync>,
+    ) -> Self {
+        Self { controllers: Arc::new(ArcSwap::from_pointee(slots)), closing, late }
+    }
+
+    /// The controllers that may attach are others from now on. Streams of those that may not any more end at their next word.
+    pub(crate) fn replace(&self, slots: HashMap<Arc<str>, Slot>) {
+        self.controllers.store(Arc::new(slots));
+    }
+
+    /// The gRPC service, with its limits.
+    #[must_use]
+    pub fn service(self) -> AdmissionTunnelServer<Self> {
+        AdmissionTunnelServer::new(self)
+            .max_decoding_message_size(LARGEST_ANSWER)
+            .max_encoding_message_size(LARGEST_QUESTION)
+    }
+
+    /// The controller this token belongs to.
+    fn owner(&self, request: &Request<Streaming<ControllerMessage>>) -> Result<(Arc<str>, Slot), Status> {
+        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
+            Status::unauthenticated("attach with the controller's token: `authorization: Bearer <token>`")
+        })?;
+        // All are compared, so that the time says nothing about which one it was.
+        let mut found = None;
+        for (name, slot) in self.controllers.load().iter() {
+            if slot.token.is(token) {
+                found = Some((name.clone(), slot.clone()));
+            }
+        }
+        found.ok_or_else(|| Status::unauthenticated("this token belongs to no controller that may attach"))
+    }
+
+    /// Whether this controller may still be attached.
+    fn is_current(&self, name: &str, controller: &Arc<Attached>) -> bool {
+        self.controllers.load().get(name).is_some_and(|slot| Arc::ptr_eq(&slot.controller, controller))
+    }
+}
+
+#[tonic::async_trait]
+impl AdmissionTunnel for Tunnels {
+    type AttachStream = ReceiverStream<Result<RouterMessage, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<ControllerMessage>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let (name, slot) = self.owner(&request)?;
+        if *self.closing.borrow() {
+            return Err(Status::unavailable("the router is shutting down"));
+        }
+        let mut incoming = request.into_inner();
+        let hello = first(&mut incoming).await?;
+        if hello.controller != *name {
+            return Err(Status::permission_denied(format!("this token belongs to controller `{name}`")));
+        }
+        let room = match hello.max_in_flight as usize {
+            0 => ROOM,
+            asked => asked.min(MOST_ROOM),
+        };
+        // As many messages as questions may be open, and some for withdrawals.
+        let (outgoing, stream) = mpsc::channel(room + 16);
+        let welcome = Welcome {
+            router_version: env!("CARGO_PKG_VERSION").to_owned(),
+            scope: slot.scope.clone(),
+            dry_run: slot.dry_run,
+        };
+        // Goes out first: the instance is asked nothing before it has joined.
+        let _ = outgoing.try_send(Ok(RouterMessage { message: Some(router_message::Message::Welcome(welcome)) }));
+        let version = Some(hello.policy_version).filter(|version| !version.is_empty()).map(Arc::from);
+        let instance = slot
+            .controller
+            .join(outgoing.clone(), room, version)
+            .ok_or_else(|| Status::resource_exhausted(format!("controller `{name}` is attached too many times")))?;
+        tracing::info!(controller = %name, version = %hello.version, "a controller attached");
+        let attached = Stream { tunnels: self.clone(), name, controller: slot.controller, instance, outgoing };
+        tokio::spawn(attached.run(incoming));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+async fn first(incoming: &mut Streaming<ControllerMessage>) -> Result<Hello, Status> {
+    let message = tokio::time::timeout(HELLO, incoming.message()).await;
+    let message = message.map_err(|_| Status::invalid_argument("no hello within 10 s"))??;
+    match message.and_then(|message| message.message) {
+        Some(controller_message::Message::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first message of a stream is Hello")),
+    }
+}
+
+/// One attached stream, from welcome to end.
+struct Stream {
+    tunnels: Tunnels,
+    name: Arc<str>,
+    controller: Arc<Attached>,
+    instance: Arc<Instance>,
+    outgoing: mpsc::Sender<Result<RouterMessage, Status>>,
+}
+
+impl Stream {
+    async fn run(self, mut incoming: Streaming<ControllerMessage>) {
+        let mut closing = self.tunnels.closing.clone();
+        let (mut open, mut draining) = (true, false);
+        while open && !(draining && self.instance.is_idle()) {
+            tokio::select! {
+                message = incoming.message() => match message {
+                    Ok(Some(ControllerMessage { message: Some(message) })) => {
+                        open = self.hear(message, &mut draining).await;
+                    }
+                    Ok(Some(ControllerMessage { message: None })) => {}
+                    Ok(None) | Err(_) => open = false,
+                },
+                () = self.outgoing.closed() => open = false,
+                Ok(()) = closing.changed(), if !draining => {
+                    draining = *closing.borrow();
+                    if draining {
+                        self.instance.drain();
+                        let message = RouterMessage { message: Some(router_message::Message::Draining(Draining {})) };
+                        open = self.outgoing.send(Ok(message)).await.is_ok();
+                    }
+                }
+            }
+        }
+        self.controller.leave(&self.instance);
+        tracing::info!(controller = %self.name, "a controller detached");
+    }
+
+    /// Takes in a message; `false` ends the stream.
+    async fn hear(&self, message: controller_message::Message, draining: &mut bool) -> bool {
+        match message {
+            controller_message::Message::Response(response) => {
+                if !self.instance.answer(response) {
+                    (self.tunnels.late)(&self.name);
+                }
+            }
+            controller_message::Message::PolicyChanged(changed) => {
+                let version = Some(changed.policy_version).filter(|version| !version.is_empty()).map(Arc::from);
+                self.controller.policy_changed(&self.instance, version);
+            }
+            controller_message::Message::Draining(_) => {
+                self.instance.drain();
+                *draining = true;
+            }
+            controller_message::Message::Hello(_) => {
+                let _ = self.outgoing.send(Err(Status::invalid_argument("a second Hello"))).await;
+                return false;
+            }
+        }
+        if !self.tunnels.is_current(&self.name, &self.controller) {
+            let _ = self.outgoing.send(Err(Status::permission_denied("this controller may not attach any more"))).await;
+            return false;
+        }
+        true
+    }
+}

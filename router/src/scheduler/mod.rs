@@ -1,0 +1,446 @@
+//! The state machine that owns jobs and runners. It does no I/O and reads no clock: methods take `now`, change the state, and
+//! leave behind what is to be done ([`Outcome`]).
+
+mod job;
+mod leases;
+mod matching;
+mod session;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use jobgate_sdk::Runner;
+
+use job::{Grant, Stamp};
+pub(crate) use job::{Job, Phase};
+use session::SessionState;
+use waiting::{Place, Waiting};
+
+use crate::{
+    admission::Conclusion,
+    chain::{ChainVersion, Chains, Part},
+    decision::Cause,
+    handle::{CoreError, JobFilter, JobPage, QueueStatus, RunnerOrder, RunnerStatus, Session, SystemStatus},
+    job::{JobId, JobRecord, JobState, Lease, NewJob},
+};
+
+/// A lease lives so long after the runner's last sign of life.
+pub(crate) const LEASE: Duration = Duration::from_secs(45);
+/// A runner that was silent for so long gets no new jobs: three heartbeats are missing.
+pub(crate) const HEALTHY: Duration = Duration::from_secs(15);
+/// A job is lost so often before it was started until it fails.
+const MOST_LOSSES: u32 = 3;
+/// A job that waits longer is dropped; GitLab's own limit.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+/// Shortest and longest pause before a job with `on_failure: wait` is asked about again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A job is kept from a runner so long whose controller failed.
+const KEEP_AFTER_FAILURE: Duration = Duration::from_secs(30);
+/// A job is kept from a runner so long that refused it.
+const KEEP_AFTER_REFUSAL: Duration = Duration::from_secs(5);
+
+/// The time, told from outside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// Monotonic, since the router started; for everything that waits.
+    pub(crate) tick: Duration,
+    /// By the calendar; for records only.
+    pub(crate) wall: Timestamp,
+}
+
+/// What is to be done after a step, once the step is committed.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Jobs whose record changed, in order; later ones of the same job go further.
+    pub(crate) changed: Vec<Arc<JobRecord>>,
+    /// What leaves the state machine.
+    pub(crate) effects: Vec<Effect>,
+}
+
+/// Something that leaves the state machine.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Ask a job's chain, as far as it can be asked before a runner is chosen.
+    Ask { job: JobId, admission: Arc<str> },
+    /// Ask what is left of it about this runner.
+    AskAboutRunner { job: JobId, admission: Arc<str>, runner: Arc<Runner> },
+    /// Tell a runner.
+    Order(Session, RunnerOrder),
+    /// End a runner's stream.
+    End(Session, CoreError),
+}
+
+/// What an admission came to, as far as scheduling is concerned.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) job: JobId,
+    pub(crate) admission: Arc<str>,
+    pub(crate) conclusion: Conclusion,
+    pub(crate) version: ChainVersion,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) reason: String,
+}
+
+/// How much the scheduler holds, and for how long decisions serve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) max_jobs: usize,
+    pub(crate) max_finished: usize,
+    pub(crate) admission_ttl: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Lease(JobId, Lease),
+    Silence(Session),
+    Retry(JobId),
+    Stuck(JobId),
+    Match(JobId),
+}
+
+pub(crate) struct Scheduler {
+    limits: Limits,
+    chains: Chains,
+    jobs: BTreeMap<JobId, Job>,
+    finished: VecDeque<JobId>,
+    waiting: Waiting,
+    sessions: BTreeMap<Session, SessionState>,
+    timers: BTreeSet<(Duration, Timer)>,
+    versions: HashMap<crate::path::ProjectPath, ChainVersion>,
+    sequence: u64,
+    lease: u64,
+    session: u64,
+    draining: bool,
+    outcome: Outcome,
+}
+
+impl Scheduler {
+    pub(crate) fn new(chains: Chains, limits: Limits) -> Self {
+        Self {
+            limits,
+            chains,
+            jobs: BTreeMap::new(),
+            finished: VecDeque::new(),
+            waiting: Waiting::default(),
+            sessions: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            versions: HashMap::new(),
+            sequence: 0,
+            lease: 0,
+            session: 0,
+            draining: false,
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// What is to be done since it was last taken.
+    pub(crate) fn take_outcome(&mut self) -> Outcome {
+        std::mem::take(&mut self.outcome)
+    }
+
+    /// When [`Scheduler::tick`] has something to do next.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Takes jobs, all or none.
+    pub(crate) fn submit(&mut self, jobs: Vec<NewJob>, now: Now) -> Result<Vec<(JobId, JobState)>, CoreError> {
+        let living = self.jobs.len() - self.finished.len();
+        if living + jobs.len() > self.limits.max_jobs {
+            return Err(CoreError::QueueFull { limit: self.limits.max_jobs });
+        }
+        let mut submitted = Vec::with_capacity(jobs.len());
+        for new in jobs {
+            let id = new.id.clone();
+            self.sequence += 1;
+            self.jobs.insert(id.clone(), Job::new(new, self.sequence, now));
+            self.timers.insert((now.tick + LONGEST_WAIT, Timer::Stuck(id.clone())));
+            self.changed(&id);
+            self.ask(&id, None);
+            submitted.push((id, JobState::Routing));
+        }
+        Ok(submitted)
+    }
+
+    /// The chains are other ones from now on. Decisions made under the old ones are found stale when they would serve.
+    pub(crate) fn set_chains(&mut self, chains: Chains, now: Now) {
+        self.chains = chains;
+        self.versions.clear();
+        self.match_all(now);
+    }
+
+    pub(crate) fn chains(&self) -> &Chains {
+        &self.chains
+    }
+
+    /// Whether an admission's decision would still be used: it is the job's open one.
+    pub(crate) fn awaits(&self, job: &JobId, admission: &str) -> bool {
+        self.jobs.get(job).is_some_and(|job| match &job.phase {
+            Phase::Routing { admission: Some(open), .. } => **open == *admission,
+            Phase::Admitted { check: Some(check), .. } => *check.admission == *admission,
+            _ => false,
+        })
+    }
+
+    /// An admission ended. One that is not the job's open one has no effect.
+    pub(crate) fn decided(&mut self, decided: Decided, now: Now) {
+        let Some(job) = self.jobs.get(&decided.job) else { return };
+        match &job.phase {
+            Phase::Routing { admission: Some(open), .. } if *open == decided.admission => self.arrival(decided, now),
+            Phase::Admitted { check: Some(check), .. } if check.admission == decided.admission => {
+                self.checked(decided, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// The chain up to the project has decided.
+    fn arrival(&mut self, decided: Decided, now: Now) {
+        let id = decided.job;
+        let reserved = self.release(&id);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        match decided.conclusion {
+            Conclusion::Admitted => {
+                job.waits = 0;
+                let stamp = Stamp { version: decided.version, at: now.tick };
+                job.go(JobState::Admitted, Phase::Admitted { stamp, check: None }, String::new(), now);
+                self.changed(&id);
+                self.enqueue(&id);
+                // The slot it was found stale for is still its own, if it is still there.
+                match reserved.filter(|session| self.is_free(*session, now)) {
+                    Some(session) => self.offer(&id, session, now),
+                    None => self.place(&id, now),
+                }
+            }
+            Conclusion::Rejected => self.finish(&id, JobState::Rejected, decided.reason, now),
+            Conclusion::Wait => {
+                let pause = RETRY.0.saturating_mul(1 << job.waits.min(16)).min(RETRY.1);
+                job.waits += 1;
+                let phase = Phase::Routing { admission: None, reserved: None };
+                job.go(JobState::Routing, phase, decided.reason, now);
+                self.timers.insert((now.tick + pause, Timer::Retry(id.clone())));
+                self.changed(&id);
+            }
+        }
+        if let Some(session) = reserved {
+            self.match_session(session, now);
+        }
+    }
+
+    /// Cancels a job in any state that is not final.
+    pub(crate) fn cancel(&mut self, id: &JobId, reason: String, now: Now) -> Result<Arc<JobRecord>, CoreError> {
+        let job = self.jobs.get(id).ok_or_else(|| CoreError::NoSuchJob(id.clone()))?;
+        if job.record.state.is_final() {
+            return Err(CoreError::AlreadyFinished(job.record.state));
+        }
+        if let Some(Grant { lease, session: Some(session), .. }) = job.grant() {
+            let order = RunnerOrder::Cancel(id.clone(), *lease, reason.clone());
+            self.outcome.effects.push(Effect::Order(*session, order));
+        }
+        let reserved = self.release(id);
+        self.finish(id, JobState::Canceled, reason, now);
+        if let Some(session) = reserved {
+            self.match_session(session, now);
+        }
+        Ok(self.jobs[id].record.clone())
+    }
+
+    /// Does what has become due.
+    pub(crate) fn tick(&mut self, now: Now) {
+        while let Some((at, _)) = self.timers.first() {
+            if *at > now.tick {
+                break;
+            }
+            let Some((_, timer)) = self.timers.pop_first() else { break };
+            match timer {
+                Timer::Lease(job, lease) => self.lease_due(&job, lease, now),
+                Timer::Silence(session) => self.silence_due(session, now),
+                Timer::Retry(job) => self.retry(&job),
+                Timer::Stuck(job) => self.stuck(&job, now),
+                Timer::Match(job) => self.place(&job, now),
+            }
+        }
+    }
+
+    /// Assigns nothing from now on, and tells every runner.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        let orders = self.sessions.keys().map(|session| Effect::Order(*session, RunnerOrder::Drain));
+        self.outcome.effects.extend(orders);
+    }
+
+    fn retry(&mut self, id: &JobId) {
+        let waits = matches!(self.jobs.get(id).map(|job| &job.phase), Some(Phase::Routing { admission: None, .. }));
+        if waits {
+            self.ask(id, None);
+        }
+    }
+
+    fn stuck(&mut self, id: &JobId, now: Now) {
+        let waits =
+            matches!(self.jobs.get(id).map(|job| job.record.state), Some(JobState::Routing | JobState::Admitted));
+        if waits {
+            self.release(id);
+            self.finish(id, JobState::Dropped, "no runner took it within 24 h".to_owned(), now);
+        }
+    }
+
+    /// Begins an admission of a job in routing; `reserved` keeps a free slot for it.
+    fn ask(&mut self, id: &JobId, reserved: Option<Session>) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        job.admissions += 1;
+        let admission: Arc<str> = format!("{id}-{}", job.admissions).into();
+        job.phase = Phase::Routing { admission: Some(admission.clone()), reserved };
+        if let Some(session) = reserved.and_then(|session| self.sessions.get_mut(&session)) {
+            session.reserved += 1;
+        }
+        self.outcome.effects.push(Effect::Ask { job: id.clone(), admission });
+    }
+
+    /// Ends a job. Its waiting place goes; its lease is void.
+    fn finish(&mut self, id: &JobId, state: JobState, reason: String, now: Now) {
+        self.dequeue(id);
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        if let Some(session) = job.grant().and_then(|grant| grant.session)
+            && let Some(session) = self.sessions.get_mut(&session)
+        {
+            session.jobs = session.jobs.saturating_sub(1);
+        }
+        job.go(state, Phase::Finished, reason, now);
+        // What it was made of is not needed any more, and may hold secrets.
+        job.new.document = bytes::Bytes::new();
+        self.changed(id);
+        self.finished.push_back(id.clone());
+        while self.finished.len() > self.limits.max_finished {
+            if let Some(oldest) = self.finished.pop_front() {
+                self.jobs.remove(&oldest);
+            }
+        }
+    }
+
+    /// Frees the slot that is held for a job, and forgets what it was held for.
+    fn release(&mut self, id: &JobId) -> Option<Session> {
+        let job = self.jobs.get_mut(id)?;
+        let session = job.reserved()?;
+        match &mut job.phase {
+            Phase::Routing { reserved, .. } => *reserved = None,
+            Phase::Admitted { check, .. } => *check = None,
+            _ => {}
+        }
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.reserved = state.reserved.saturating_sub(1);
+        }
+        Some(session)
+    }
+
+    fn place_of(job: &Job) -> Place {
+        (Reverse(job.record.priority), job.sequence, job.record.id.clone())
+    }
+
+    fn enqueue(&mut self, id: &JobId) {
+        if let Some(job) = self.jobs.get(id) {
+            self.waiting.insert(&job.new, Self::place_of(job));
+        }
+    }
+
+    fn dequeue(&mut self, id: &JobId) {
+        if let Some(job) = self.jobs.get(id) {
+            self.waiting.remove(&job.new, &Self::place_of(job));
+        }
+    }
+
+    fn changed(&mut self, id: &JobId) {
+        if let Some(job) = self.jobs.get(id) {
+            self.outcome.changed.push(job.record.clone());
+        }
+    }
+
+    /// Version of a project's chain up to the project, remembered until the chains change.
+    fn version(&mut self, project: &crate::path::ProjectPath) -> ChainVersion {
+        if let Some(version) = self.versions.get(project) {
+            return version.clone();
+        }
+        // Bounded: projects are many, and each costs a path and a hash.
+        if self.versions.len() >= 10_000 {
+            self.versions.clear();
+        }
+        let version = self.chains.version(project, Part::Arrival);
+        self.versions.insert(project.clone(), version.clone());
+        version
+    }
+}
+
+/// Looking at it.
+impl Scheduler {
+    pub(crate) fn job(&self, id: &JobId) -> Option<&Job> {
+        self.jobs.get(id)
+    }
+
+    pub(crate) fn list(&self, filter: &JobFilter) -> JobPage {
+        let upper = match &filter.before {
+            Some(before) => std::ops::Bound::Excluded(before.clone()),
+            None => std::ops::Bound::Unbounded,
+        };
+        let range = self.jobs.range((std::ops::Bound::Unbounded, upper));
+        let mut found = range.rev().map(|(_, job)| &job.record).filter(|record| {
+            (filter.states.is_empty() || filter.states.contains(&record.state))
+                && filter.project.as_ref().is_none_or(|project| *project == record.project)
+        });
+        let jobs: Vec<_> = found.by_ref().take(filter.limit).cloned().collect();
+        let next = found.next().and(jobs.last()).map(|record| record.id.clone());
+        JobPage { jobs, next }
+    }
+
+    pub(crate) fn queue(&self, now: Now) -> QueueStatus {
+        let mut status = QueueStatus::default();
+        for job in self.jobs.values() {
+            *status.jobs.entry(job.record.state.as_str()).or_default() += 1;
+        }
+        let waiting = self.jobs.values().filter(|job| job.record.state == JobState::Admitted);
+        let oldest = waiting.filter_map(|job| job.record.admitted_at).min();
+        status.oldest_wait_seconds = oldest
+            .map(|since| now.wall.duration_since(since).as_secs())
+            .map(|seconds| u64::try_from(seconds).unwrap_or_default());
+        status.free_slots = self.sessions.values().map(|session| u64::from(session.free(now))).sum();
+        status
+    }
+
+    /// The runners that are attached, by name; the configuration knows the others.
+    pub(crate) fn runners(&self, now: Now) -> Vec<RunnerStatus> {
+        let mut runners: BTreeMap<Arc<str>, RunnerStatus> = BTreeMap::new();
+        for session in self.sessions.values() {
+            let config = &session.config;
+            let status = runners.entry(config.name.clone()).or_insert_with(|| RunnerStatus {
+                name: config.name.clone(),
+                kind: config.owner.kind_name(),
+                owner: config.owner.path().map(str::to_owned),
+                tags: config.tags.clone(),
+                state: "draining",
+                systems: Vec::new(),
+            });
+            if !session.draining && now.tick.saturating_sub(session.heard) <= HEALTHY {
+                status.state = "online";
+            }
+            status.systems.push(SystemStatus {
+                system_id: session.system.to_string(),
+                version: session.facts.version.clone(),
+                capacity: session.capacity,
+                credits: session.credits,
+                running: session.jobs as usize,
+            });
+        }
+        runners.into_values().collect()
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+}

@@ -1,0 +1,618 @@
+//! The state machine by itself: invented time, no tasks.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use jobgate_sdk::{Controller, Verdict};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    chain::{Entry, Rules},
+    config::{
+        ControllerConfig, ControllerKind, ControllerState, NoControllers, OnFailure, RunnerConfig, RunnerOwner, Secret,
+    },
+    handle::{HeldLease, JobResult, RunnerEvent, RunnerHello},
+    path::Scope,
+};
+
+const TTL: Duration = Duration::from_secs(600);
+
+fn entry(name: &str, scope: &str, version: &str) -> Entry {
+    let controller = |_: jobgate_sdk::AdmissionRequest| async { Verdict::admit() };
+    let controller: Arc<dyn Controller> = Arc::new(controller);
+    Entry {
+        config: Arc::new(ControllerConfig {
+            name: name.into(),
+            scope: scope.parse::<Scope>().unwrap(),
+            state: ControllerState::Enabled,
+            kind: ControllerKind::Policy(Vec::new()),
+            timeout: Duration::from_secs(2),
+            on_failure: OnFailure::Reject,
+            expose: Default::default(),
+        }),
+        controller,
+        reads_runner: false,
+        versions: [version.into()].into(),
+    }
+}
+
+fn chains(entries: Vec<Entry>) -> Chains {
+    Chains::new(entries, Rules { no_controllers: NoControllers::Admit, admission_timeout: Duration::from_secs(10) })
+}
+
+fn runner(name: &str, tags: &[&str], owner: RunnerOwner, protected: bool) -> Arc<RunnerConfig> {
+    Arc::new(RunnerConfig {
+        name: name.into(),
+        token: Secret::new("0123456789abcdef"),
+        owner,
+        tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+        run_untagged: tags.is_empty(),
+        protected,
+        priority: 0,
+    })
+}
+
+fn any_runner(name: &str) -> Arc<RunnerConfig> {
+    runner(name, &[], RunnerOwner::Instance, false)
+}
+
+/// A scheduler, its clock, and what it has said so far.
+struct World {
+    scheduler: Scheduler,
+    now: Duration,
+    asked: Vec<(JobId, Arc<str>)>,
+    orders: Vec<(Session, RunnerOrder)>,
+    next: u32,
+}
+
+impl World {
+    fn new(chains: Chains) -> Self {
+        let limits = Limits { max_jobs: 1000, max_finished: 100, admission_ttl: TTL };
+        Self {
+            scheduler: Scheduler::new(chains, limits),
+            now: Duration::from_secs(1000),
+            asked: Vec::new(),
+            orders: Vec::new(),
+            next: 0,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { tick: self.now, wall: Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(self.now).unwrap() }
+    }
+
+    fn settle(&mut self) {
+        for effect in self.scheduler.take_outcome().effects {
+            match effect {
+                Effect::Ask { job, admission } | Effect::AskAboutRunner { job, admission, .. } => {
+                    self.asked.push((job, admission));
+                }
+                Effect::Order(session, order) => self.orders.push((session, order)),
+                Effect::End(session, error) => self.orders.push((session, RunnerOrder::End(error))),
+            }
+        }
+    }
+
+    fn submit(&mut self, change: impl FnOnce(&mut NewJob)) -> JobId {
+        self.next += 1;
+        let mut job = crate::testing::new_job(&format!("job{:04}", self.next), "acme/payments/api");
+        change(&mut job);
+        let id = job.id.clone();
+        self.scheduler.submit(vec![job], self.now()).unwrap();
+        self.settle();
+        id
+    }
+
+    /// Answers the newest open admission of a job.
+    fn decide(&mut self, job: &JobId, conclusion: Conclusion, runner: Option<&str>) {
+        let (_, admission) = self.asked.iter().rev().find(|(asked, _)| asked == job).unwrap().clone();
+        let part = runner.map_or(Part::Arrival, Part::Runner);
+        let project = self.scheduler.job(job).unwrap().new.project.clone();
+        let version = self.scheduler.chains().version(&project, part);
+        self.decide_as(job, admission, conclusion, version);
+    }
+
+    fn decide_as(&mut self, job: &JobId, admission: Arc<str>, conclusion: Conclusion, version: ChainVersion) {
+        let cause = match conclusion {
+            Conclusion::Admitted => None,
+            Conclusion::Rejected => Some(Cause::Policy),
+            Conclusion::Wait => Some(Cause::Failure),
+        };
+        let decided = Decided { job: job.clone(), admission, conclusion, version, cause, reason: "because".into() };
+        let now = self.now();
+        self.scheduler.decided(decided, now);
+        self.settle();
+    }
+
+    fn admitted(&mut self) -> JobId {
+        let job = self.submit(|_| {});
+        self.decide(&job, Conclusion::Admitted, None);
+        job
+    }
+
+    fn attach(&mut self, runner: &Arc<RunnerConfig>, capacity: u32, leases: Vec<HeldLease>) -> Session {
+        let hello = RunnerHello {
+            runner: runner.clone(),
+            system_id: "host".into(),
+            version: None,
+            platform: None,
+            executor: None,
+            capacity,
+            leases,
+        };
+        let now = self.now();
+        let session = self.scheduler.attach(&hello, now).unwrap();
+        self.settle();
+        session
+    }
+
+    fn says(&mut self, session: Session, event: RunnerEvent) {
+        let now = self.now();
+        self.scheduler.event(session, event, now);
+        self.settle();
+    }
+
+    fn after(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        let now = self.now();
+        self.scheduler.tick(now);
+        self.settle();
+    }
+
+    fn state(&self, job: &JobId) -> JobState {
+        self.scheduler.job(job).unwrap().record.state
+    }
+
+    fn assigned(&self) -> Vec<(Session, JobId, Lease)> {
+        let orders = self.orders.iter().filter_map(|(session, order)| match order {
+            RunnerOrder::Assign { job, lease, .. } => Some((*session, job.clone(), *lease)),
+            _ => None,
+        });
+        orders.collect()
+    }
+}
+
+fn success() -> JobResult {
+    JobResult { state: JobState::Success, exit_code: Some(0), reason: String::new() }
+}
+
+#[test]
+fn a_job_goes_from_submission_to_success() {
+    let mut world = World::new(chains(vec![entry("c", "instance", "v1")]));
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    world.says(session, RunnerEvent::Credit(1));
+    let job = world.submit(|_| {});
+    assert_eq!(world.state(&job), JobState::Routing);
+    assert!(world.assigned().is_empty(), "nothing goes out before the chain has admitted it");
+    world.decide(&job, Conclusion::Admitted, None);
+    let (_, _, lease) = world.assigned()[0].clone();
+    world.says(session, RunnerEvent::Accepted(job.clone(), lease));
+    world.says(session, RunnerEvent::Started(job.clone(), lease));
+    assert_eq!(world.state(&job), JobState::Running);
+    world.says(session, RunnerEvent::Finished(job.clone(), lease, success()));
+    assert_eq!(world.state(&job), JobState::Success);
+    assert!(matches!(world.orders.last(), Some((_, RunnerOrder::Recorded(..)))));
+}
+
+#[test]
+fn a_rejected_job_is_over_and_says_why() {
+    let mut world = World::new(chains(vec![]));
+    let job = world.submit(|_| {});
+    world.decide(&job, Conclusion::Rejected, None);
+    assert_eq!(world.state(&job), JobState::Rejected);
+    assert_eq!(world.scheduler.job(&job).unwrap().record.reason, "because");
+    let now = world.now();
+    assert_eq!(
+        world.scheduler.cancel(&job, "x".into(), now).unwrap_err(),
+        CoreError::AlreadyFinished(JobState::Rejected)
+    );
+}
+
+#[test]
+fn without_a_credit_nothing_is_assigned_and_first_come_is_first_served() {
+    let mut world = World::new(chains(vec![]));
+    let (first, second) = (world.admitted(), world.admitted());
+    let session = world.attach(&any_runner("r"), 2, vec![]);
+    assert!(world.assigned().is_empty());
+    world.says(session, RunnerEvent::Credit(1));
+    assert_eq!(world.assigned().iter().map(|(_, job, _)| job.clone()).collect::<Vec<_>>(), [first]);
+    world.says(session, RunnerEvent::Credit(1));
+    assert_eq!(world.assigned()[1].1, second);
+}
+
+#[test]
+fn credits_beyond_the_capacity_end_the_stream() {
+    let mut world = World::new(chains(vec![]));
+    let session = world.attach(&any_runner("r"), 2, vec![]);
+    world.says(session, RunnerEvent::Credit(3));
+    assert!(matches!(world.orders.last(), Some((_, RunnerOrder::End(CoreError::Protocol(_))))));
+}
+
+#[test]
+fn eligibility_is_gitlabs() {
+    let group = |path: &str| RunnerOwner::Group(path.parse().unwrap());
+    let takes = |runner: &Arc<RunnerConfig>, tags: &[&str], protected: bool, project: &str| {
+        let mut job = crate::testing::new_job("j", project);
+        job.tags = tags.iter().map(|&tag| tag.to_owned()).collect();
+        job.protected = protected;
+        session::may_take(runner, &job)
+    };
+    let tagged = runner("t", &["docker", "linux"], RunnerOwner::Instance, false);
+    assert!(takes(&tagged, &["linux"], false, "a/b"));
+    assert!(!takes(&tagged, &["linux", "gpu"], false, "a/b"));
+    assert!(!takes(&tagged, &[], false, "a/b"), "an untagged job needs run_untagged");
+    let protected = runner("p", &[], RunnerOwner::Instance, true);
+    assert!(takes(&protected, &[], true, "a/b") && !takes(&protected, &[], false, "a/b"));
+    let acme = runner("g", &[], group("acme"), false);
+    assert!(takes(&acme, &[], false, "ACME/x") && !takes(&acme, &[], false, "acme-evil/x"));
+    let own = runner("o", &[], RunnerOwner::Project("acme/x".parse().unwrap()), false);
+    assert!(takes(&own, &[], false, "acme/x") && !takes(&own, &[], false, "acme/x/y"));
+}
+
+#[test]
+fn a_stale_decision_serves_nothing() {
+    for stale in ["version", "age"] {
+        let mut world = World::new(chains(vec![entry("c", "instance", "v1")]));
+        let job = world.admitted();
+        match stale {
+            "version" => {
+                let now = world.now();
+                world.scheduler.set_chains(chains(vec![entry("c", "instance", "v2")]), now);
+            }
+            _ => world.after(TTL.as_secs()),
+        }
+        assert_eq!(world.state(&job), JobState::Admitted, "it is asked again only within reach of a runner");
+        let session = world.attach(&any_runner("r"), 1, vec![]);
+        world.says(session, RunnerEvent::Credit(1));
+        assert_eq!((world.state(&job), world.assigned().len()), (JobState::Routing, 0), "{stale}");
+        world.decide(&job, Conclusion::Admitted, None);
+        assert_eq!((world.state(&job), world.assigned().len()), (JobState::Assigned, 1), "{stale}");
+    }
+}
+
+#[test]
+fn a_reload_is_no_stampede() {
+    let mut world = World::new(chains(vec![entry("c", "instance", "v1")]));
+    for _ in 0..100 {
+        world.admitted();
+    }
+    let asked = world.asked.len();
+    let now = world.now();
+    world.scheduler.set_chains(chains(vec![entry("c", "instance", "v2")]), now);
+    let session = world.attach(&any_runner("r"), 3, vec![]);
+    world.says(session, RunnerEvent::Credit(3));
+    assert_eq!(world.asked.len() - asked, 3, "as many as there are free slots");
+}
+
+#[test]
+fn a_chain_that_changes_while_it_is_asked_admits_nothing() {
+    let mut world = World::new(chains(vec![entry("c", "instance", "v1")]));
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    world.says(session, RunnerEvent::Credit(1));
+    let job = world.submit(|_| {});
+    let (_, admission) = world.asked[0].clone();
+    let project = "acme/payments/api".parse().unwrap();
+    let old = world.scheduler.chains().version(&project, Part::Arrival);
+    let now = world.now();
+    world.scheduler.set_chains(chains(vec![entry("c", "instance", "v2")]), now);
+    world.decide_as(&job, admission, Conclusion::Admitted, old);
+    assert!(world.assigned().is_empty());
+    assert_eq!(world.asked.len(), 2, "asked again under the new chain");
+}
+
+#[test]
+fn the_runner_level_is_asked_about_this_runner_and_keeps_the_job_from_it_only() {
+    let mut world = World::new(chains(vec![entry("c", "runner:a", "v1")]));
+    let (a, b) = (any_runner("a"), any_runner("b"));
+    let on_a = world.attach(&a, 1, vec![]);
+    world.says(on_a, RunnerEvent::Credit(1));
+    let job = world.admitted();
+    assert_eq!(world.asked.len(), 2, "asked when it arrived, and about the runner");
+    assert!(world.assigned().is_empty());
+    world.decide(&job, Conclusion::Rejected, Some("a"));
+    assert_eq!(world.state(&job), JobState::Admitted, "kept from this runner, not rejected");
+    world.says(on_a, RunnerEvent::Heartbeat(vec![]));
+    assert_eq!(world.asked.len(), 2, "not asked again while neither chain nor runner changes");
+    let on_b = world.attach(&b, 1, vec![]);
+    world.says(on_b, RunnerEvent::Credit(1));
+    assert_eq!(world.assigned()[0].0, on_b);
+    let other = world.admitted();
+    world.decide(&other, Conclusion::Admitted, Some("a"));
+    assert_eq!(world.assigned()[1].0, on_a);
+}
+
+#[test]
+fn waiting_for_a_controller_backs_off_and_asks_again() {
+    let mut world = World::new(chains(vec![entry("c", "instance", "v1")]));
+    let job = world.submit(|_| {});
+    for pause in [1, 2, 4, 8] {
+        let asked = world.asked.len();
+        world.decide(&job, Conclusion::Wait, None);
+        assert_eq!(world.state(&job), JobState::Routing);
+        world.after(pause - 1);
+        assert_eq!(world.asked.len(), asked);
+        world.after(1);
+        assert_eq!(world.asked.len(), asked + 1);
+    }
+    world.after(24 * 3600);
+    assert_eq!(world.state(&job), JobState::Dropped);
+}
+
+#[test]
+fn a_refusal_costs_the_job_nothing() {
+    let mut world = World::new(chains(vec![]));
+    let job = world.admitted();
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    for round in 0..10 {
+        world.says(session, RunnerEvent::Credit(1));
+        let (_, _, lease) = world.assigned()[round].clone();
+        world.says(session, RunnerEvent::Refused(job.clone(), lease, "busy".into()));
+        assert_eq!(world.state(&job), JobState::Admitted);
+        world.says(session, RunnerEvent::Heartbeat(vec![]));
+        world.after(6);
+    }
+}
+
+#[test]
+fn a_lost_runner_gives_back_what_it_had_not_started_and_fails_the_rest() {
+    let mut world = World::new(chains(vec![]));
+    let job = world.admitted();
+    for loss in 1..=4 {
+        let session = world.attach(&any_runner("r"), 1, vec![]);
+        world.says(session, RunnerEvent::Credit(1));
+        assert_eq!(world.state(&job), JobState::Assigned, "loss {loss}");
+        let now = world.now();
+        world.scheduler.detach(session, now);
+        world.after(44);
+        assert_eq!(world.state(&job), JobState::Assigned, "its lease has not expired");
+        world.after(1);
+    }
+    assert_eq!(world.state(&job), JobState::Failed, "at most three times");
+
+    let running = world.admitted();
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    world.says(session, RunnerEvent::Credit(1));
+    let lease = world.assigned().last().unwrap().2;
+    world.says(session, RunnerEvent::Started(running.clone(), lease));
+    world.after(60);
+    assert_eq!(world.state(&running), JobState::Failed);
+    assert_eq!(world.scheduler.job(&running).unwrap().record.reason, "runner lost: r");
+}
+
+#[test]
+fn a_runner_that_comes_back_keeps_its_jobs() {
+    let mut world = World::new(chains(vec![]));
+    let job = world.admitted();
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    world.says(session, RunnerEvent::Credit(1));
+    let lease = world.assigned()[0].2;
+    world.says(session, RunnerEvent::Started(job.clone(), lease));
+    world.after(30);
+    let held = HeldLease { job: job.clone(), lease, started: true };
+    let again = world.attach(&any_runner("r"), 1, vec![held.clone()]);
+    assert!(
+        world
+            .orders
+            .iter()
+            .any(|(to, order)| *to == session && matches!(order, RunnerOrder::End(CoreError::Superseded)))
+    );
+    for _ in 0..20 {
+        world.after(10);
+        world.says(again, RunnerEvent::Heartbeat(vec![held.clone()]));
+    }
+    assert_eq!(world.state(&job), JobState::Running);
+    world.says(again, RunnerEvent::Finished(job.clone(), lease, success()));
+    world.says(again, RunnerEvent::Finished(job.clone(), lease, JobResult { state: JobState::Failed, ..success() }));
+    assert_eq!(world.state(&job), JobState::Success, "the first result counts");
+}
+
+#[test]
+fn an_old_lease_is_worth_nothing() {
+    let mut world = World::new(chains(vec![]));
+    let job = world.admitted();
+    let (a, b) = (any_runner("a"), any_runner("b"));
+    let on_a = world.attach(&a, 1, vec![]);
+    world.says(on_a, RunnerEvent::Credit(1));
+    let old = world.assigned()[0].2;
+    let now = world.now();
+    world.scheduler.detach(on_a, now);
+    world.after(45);
+    let on_b = world.attach(&b, 1, vec![]);
+    world.says(on_b, RunnerEvent::Credit(1));
+    assert_eq!(world.assigned()[1].0, on_b);
+    let back = world.attach(&a, 1, vec![HeldLease { job: job.clone(), lease: old, started: true }]);
+    assert!(
+        matches!(world.orders.last(), Some((to, RunnerOrder::Cancel(_, lease, _))) if *to == back && *lease == old)
+    );
+    world.says(back, RunnerEvent::Finished(job.clone(), old, success()));
+    assert_eq!(world.state(&job), JobState::Assigned, "its result does not count");
+    // Nor does another runner's word under the valid lease.
+    let valid = world.assigned()[1].2;
+    world.says(back, RunnerEvent::Finished(job.clone(), valid, success()));
+    assert_eq!(world.state(&job), JobState::Assigned);
+}
+
+#[test]
+fn a_cancelled_job_is_stopped_where_it_runs() {
+    let mut world = World::new(chains(vec![]));
+    let job = world.admitted();
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    world.says(session, RunnerEvent::Credit(1));
+    let lease = world.assigned()[0].2;
+    let now = world.now();
+    world.scheduler.cancel(&job, "canceled by ci".into(), now).unwrap();
+    world.settle();
+    assert!(matches!(world.orders.last(), Some((_, RunnerOrder::Cancel(..)))));
+    world.says(session, RunnerEvent::Finished(job.clone(), lease, success()));
+    assert_eq!(world.state(&job), JobState::Canceled);
+}
+
+#[test]
+fn a_silent_runner_gets_nothing_new_and_is_detached() {
+    let mut world = World::new(chains(vec![]));
+    let session = world.attach(&any_runner("r"), 2, vec![]);
+    world.says(session, RunnerEvent::Credit(2));
+    world.after(16);
+    let job = world.admitted();
+    assert!(world.assigned().is_empty());
+    world.says(session, RunnerEvent::Heartbeat(vec![]));
+    assert_eq!(world.state(&job), JobState::Assigned, "it was heard again");
+    world.after(46);
+    assert!(world.orders.iter().any(|(_, order)| matches!(order, RunnerOrder::End(CoreError::Silent))));
+}
+
+#[test]
+fn a_full_queue_takes_nothing_and_submits_all_or_none() {
+    let mut world = World::new(chains(vec![]));
+    let jobs = |count| (0..count).map(|n| crate::testing::new_job(&format!("x{n}"), "a/b")).collect::<Vec<_>>();
+    let now = world.now();
+    assert!(matches!(world.scheduler.submit(jobs(1001), now), Err(CoreError::QueueFull { limit: 1000 })));
+    assert_eq!(world.scheduler.list(&JobFilter { limit: 10, ..JobFilter::default() }).jobs.len(), 0);
+    world.scheduler.submit(jobs(1000), now).unwrap();
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit,
+    Decide(usize, u8),
+    Attach(u8),
+    Detach(u8),
+    Credit(u8),
+    Tell(u8, usize, u8),
+    Cancel(usize),
+    Reload(u8),
+    Wait(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => Just(Step::Submit),
+        6 => (any::<usize>(), 0u8..4).prop_map(|(job, how)| Step::Decide(job, how)),
+        2 => (0u8..3).prop_map(Step::Attach),
+        1 => (0u8..3).prop_map(Step::Detach),
+        4 => (0u8..3).prop_map(Step::Credit),
+        6 => (0u8..3, any::<usize>(), 0u8..6).prop_map(|(runner, job, what)| Step::Tell(runner, job, what)),
+        1 => any::<usize>().prop_map(Step::Cancel),
+        1 => (0u8..3).prop_map(Step::Reload),
+        2 => (0u8..60).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Invariants 1 to 3 of the design, over random histories in which runners lie and verdicts come late.
+    #[test]
+    fn random_histories_keep_the_invariants(steps in steps()) {
+        let policy = |version: u8| chains(vec![
+            entry("i", "instance", &format!("v{version}")),
+            entry("r", "runner:r1", &format!("v{version}")),
+        ]);
+        let mut world = World::new(policy(0));
+        let runners: Vec<_> = (0..3).map(|n| any_runner(&format!("r{n}"))).collect();
+        let mut sessions: HashMap<u8, Session> = HashMap::new();
+        let mut jobs: Vec<JobId> = Vec::new();
+        // What each admission was told, and under which chain: the model of "admitted".
+        let mut open: Vec<(JobId, Arc<str>, ChainVersion)> = Vec::new();
+        let mut admitted: HashMap<JobId, (ChainVersion, Duration)> = HashMap::new();
+        let mut leases: HashMap<JobId, Vec<Lease>> = HashMap::new();
+        let mut final_states: HashMap<JobId, JobState> = HashMap::new();
+        let project: crate::path::ProjectPath = "acme/payments/api".parse().unwrap();
+        for step in steps {
+            match step {
+                Step::Submit => jobs.push(world.submit(|_| {})),
+                Step::Decide(which, how) if !open.is_empty() => {
+                    let (job, admission, version) = open.swap_remove(which % open.len());
+                    let conclusion = match how { 0 => Conclusion::Rejected, 1 => Conclusion::Wait, _ => Conclusion::Admitted };
+                    if matches!(conclusion, Conclusion::Admitted)
+                        && world.scheduler.awaits(&job, &admission) && world.state(&job) == JobState::Routing {
+                        admitted.insert(job.clone(), (version.clone(), world.now));
+                    }
+                    world.decide_as(&job, admission, conclusion, version);
+                }
+                Step::Attach(n) => { sessions.insert(n, world.attach(&runners[n as usize], 2, vec![])); }
+                Step::Detach(n) => if let Some(session) = sessions.remove(&n) {
+                    let now = world.now();
+                    world.scheduler.detach(session, now);
+                    world.settle();
+                },
+                Step::Credit(n) => if let Some(session) = sessions.get(&n).copied() { world.says(session, RunnerEvent::Credit(1)); },
+                Step::Tell(n, which, what) if !jobs.is_empty() => if let Some(session) = sessions.get(&n).copied() {
+                    let job = jobs[which % jobs.len()].clone();
+                    let known = leases.get(&job).cloned().unwrap_or_default();
+                    let lease = if what % 2 == 0 { known.last().copied() } else { known.first().copied() }.unwrap_or(Lease(7));
+                    let event = match what {
+                        0 | 1 => RunnerEvent::Started(job, lease),
+                        2 => RunnerEvent::Finished(job, lease, success()),
+                        3 => RunnerEvent::Refused(job, lease, "no".into()),
+                        4 => RunnerEvent::Heartbeat(vec![HeldLease { job, lease, started: true }]),
+                        _ => RunnerEvent::Accepted(job, lease),
+                    };
+                    world.says(session, event);
+                },
+                Step::Cancel(which) if !jobs.is_empty() => {
+                    let now = world.now();
+                    let _ = world.scheduler.cancel(&jobs[which % jobs.len()], "x".into(), now);
+                    world.settle();
+                }
+                Step::Reload(version) => {
+                    let now = world.now();
+                    world.scheduler.set_chains(policy(version), now);
+                    world.settle();
+                }
+                Step::Wait(seconds) => world.after(seconds.into()),
+                _ => {}
+            }
+            for (job, admission) in std::mem::take(&mut world.asked) {
+                let part = match world.scheduler.job(&job).map(|job| &job.phase) {
+                    Some(Phase::Admitted { check: Some(check), .. }) if check.admission == admission => Part::Runner("r1"),
+                    _ => Part::Arrival,
+                };
+                open.push((job, admission, world.scheduler.chains().version(&project, part)));
+            }
+            let orders = std::mem::take(&mut world.orders);
+            for (session, order) in orders {
+                match order {
+                    RunnerOrder::Assign { job, lease, .. } => {
+                        let (version, at) = admitted.get(&job).expect("assigned without an admission");
+                        prop_assert!(world.now.saturating_sub(*at) < TTL);
+                        prop_assert_eq!(version, &world.scheduler.chains().version(&project, Part::Arrival));
+                        leases.entry(job).or_default().push(lease);
+                        prop_assert!(sessions.values().any(|known| *known == session));
+                    }
+                    RunnerOrder::End(_) => sessions.retain(|_, known| *known != session),
+                    _ => {}
+                }
+            }
+            for job in &jobs {
+                // Finished jobs beyond the limit are forgotten; there are fewer here.
+                let state = world.state(job);
+                if let Some(before) = final_states.get(job) {
+                    prop_assert_eq!(*before, state, "a final state is final");
+                }
+                if state.is_final() { final_states.insert(job.clone(), state); }
+                let held = world.scheduler.job(job).unwrap();
+                if let Some(grant) = held.grant() {
+                    prop_assert_eq!(Some(&grant.lease), leases[job].iter().max(), "only the latest lease is valid");
+                }
+                prop_assert_eq!(
+                    matches!(held.phase, Phase::Admitted { .. }),
+                    state == JobState::Admitted
+                );
+            }
+            let waiting = jobs.iter().filter(|job| world.state(job) == JobState::Admitted).count();
+            prop_assert_eq!(world.scheduler.waiting(), waiting, "every waiting job has its place");
+            let held = world.scheduler.held();
+            for session in sessions.values() {
+                let state = &world.scheduler.sessions[session];
+                prop_assert_eq!(state.reserved, held.get(session).copied().unwrap_or_default());
+                prop_assert!(state.reserved <= state.credits, "no slot is promised twice");
+                let jobs = world.scheduler.jobs.values()
+                    .filter(|job| job.grant().is_some_and(|grant| grant.session == Some(*session))).count();
+                prop_assert_eq!(state.jobs as usize, jobs);
+            }
+        }
+    }
+}
