@@ -4,25 +4,37 @@
 //! [`RegoPolicy::decide`] evaluates them, strictly, on threads of their own. The engine is regorus' interpreter: its virtual
 //! machine is faster but turns errors into undefined, which for a deny rule means *admit*.
 
+mod annotations;
+mod builtins;
+mod calls;
 mod check;
 mod decide;
+mod fields;
+mod graph;
 mod guard;
 mod input;
+mod names;
 mod place;
 mod pool;
 mod replica;
 mod rules;
+mod shape;
+mod source;
 #[cfg(test)]
 mod tests;
+mod walk;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jobgate_sdk::{AdmissionRequest, Verdict};
 use jobgate_yaml::{Fault, Faults};
 
-use crate::Exposed;
+use check::Checked;
 pub(crate) use replica::SourceFile;
 use replica::{Recipe, RuleAt};
+pub(crate) use rules::RuleInfo;
+
+use crate::{Exposed, Reads};
 
 /// How a policy is loaded and run.
 #[derive(Clone, Debug)]
@@ -56,6 +68,9 @@ impl Default for RegoOptions {
 pub(crate) struct RegoPolicy {
     policy: Arc<Recipe>,
     pool: pool::Pool,
+    reads: Reads,
+    fields: BTreeSet<&'static str>,
+    lints: Vec<Fault>,
 }
 
 impl RegoPolicy {
@@ -65,19 +80,41 @@ impl RegoPolicy {
         data: Option<serde_json::Value>,
         options: &RegoOptions,
     ) -> Result<Self, Faults> {
-        let checked = check::check(files, data.as_ref(), options)?;
+        let broken = |what: String| Faults::from(Fault::new(options.package.clone(), what));
+        let checked = pool::deep(|| check::check(files, data.as_ref(), options))
+            .unwrap_or_else(|what| Err(broken(format!("it could not be checked: {what}"))))?;
         let policy = Arc::new(Recipe {
             files: files.to_vec(),
             data,
             package: options.package.clone(),
             warns: checked.rules.iter().any(|rule| rule.set == "warn"),
-            rules: checked.rules,
+            rules: checked.rules.clone(),
             version: options.version.clone(),
         });
-        let broken = |what: String| Faults::from(Fault::new(options.package.clone(), what));
         let pool = pool::Pool::start(policy.clone(), options.budget, options.workers)
             .map_err(|error| broken(format!("no thread to evaluate it on: {error}")))?;
-        Ok(Self { policy, pool })
+        let Checked { reads, fields, lints, .. } = checked;
+        Ok(Self { policy, pool, reads, fields, lints })
+    }
+
+    /// What it reads beyond what every controller is sent.
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// Every field of the question it reads, dotted: `job.image.registry`.
+    pub(crate) fn fields(&self) -> &BTreeSet<&'static str> {
+        &self.fields
+    }
+
+    /// What is allowed but hardly meant.
+    pub(crate) fn lints(&self) -> &[Fault] {
+        &self.lints
+    }
+
+    /// The rules that can reject or warn.
+    pub(crate) fn rules(&self) -> &[RuleInfo] {
+        &self.policy.rules
     }
 
     /// Decides about one job, within the time it has left. Nothing here is parsed or copied per decision.

@@ -37,6 +37,19 @@ pub(crate) struct Finding {
     pub(crate) details_url: Option<String>,
 }
 
+/// Why there is no decision.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) cause: FailureCause,
+    pub(crate) message: String,
+}
+
+impl Failed {
+    fn error(message: impl Into<String>) -> Self {
+        Self { cause: FailureCause::Error, message: message.into() }
+    }
+}
+
 impl Decider {
     pub(crate) fn new(policy: Arc<Recipe>, budget: Duration) -> Self {
         let mut decider = Self { policy, budget, inputs: InputBuilder::default(), replica: None };
@@ -47,10 +60,10 @@ impl Decider {
 
     /// Decides about one job.
     pub(crate) fn decide(&mut self, request: &AdmissionRequest) -> Verdict {
-        let verdict = self.try_decide(request).unwrap_or_else(|verdict| {
+        let verdict = self.try_decide(request).unwrap_or_else(|failed| {
             // A failed evaluation may have left much behind in the engine.
             self.replica = None;
-            verdict
+            Verdict::failed(failed.cause, failed.message)
         });
         verdict.policy_version(self.policy.version.clone())
     }
@@ -60,12 +73,12 @@ impl Decider {
         let _ = self.replica();
     }
 
-    fn try_decide(&mut self, request: &AdmissionRequest) -> Result<Verdict, Verdict> {
+    fn try_decide(&mut self, request: &AdmissionRequest) -> Result<Verdict, Failed> {
         let begun = Instant::now();
-        let input = self.inputs.build(request).map_err(|error| Verdict::fail(error.to_string()))?;
+        let input = self.inputs.build(request).map_err(|error| Failed::error(error.to_string()))?;
         let budget = self.budget;
         let policy = self.policy.clone();
-        let replica = self.replica().map_err(Verdict::fail)?;
+        let replica = self.replica().map_err(Failed::error)?;
         let findings = replica.evaluate(input, budget).map_err(|error| failed(&error, budget))?;
         let _ = replica.prints();
 
@@ -126,28 +139,25 @@ pub(crate) fn adopt(finding: &mut Finding, rule: &RuleInfo) {
     }
 }
 
-fn failed(error: &EvalError, budget: Duration) -> Verdict {
+fn failed(error: &EvalError, budget: Duration) -> Failed {
     match error {
-        EvalError::OutOfTime => Verdict::fail(format!("the evaluation was stopped at its budget of {budget:?}")),
-        EvalError::Broken(what) => Verdict::fail(what.as_str()),
+        EvalError::OutOfTime => Failed::error(format!("the evaluation was stopped at its budget of {budget:?}")),
+        EvalError::Broken(what) => Failed::error(what.as_str()),
     }
 }
 
 /// The elements of a set, read; the first that cannot be makes the verdict fail.
-pub(crate) fn elements(set: &str, value: &Value) -> Result<Vec<(Value, Finding)>, Verdict> {
+pub(crate) fn elements(set: &str, value: &Value) -> Result<Vec<(Value, Finding)>, Failed> {
     let Value::Set(list) = value else {
-        return Err(Verdict::fail(format!("`{set}` is not a set")));
+        return Err(Failed::error(format!("`{set}` is not a set")));
     };
     list.iter_sorted().map(|element| Ok((element.clone(), finding(set, element)?))).collect()
 }
 
-fn finding(set: &str, element: &Value) -> Result<Finding, Verdict> {
+fn finding(set: &str, element: &Value) -> Result<Finding, Failed> {
     let broken = |what: &str| {
-        let mut shown: String = element.to_string().chars().take(120).collect();
-        if shown.len() < element.to_string().len() {
-            shown.push('…');
-        }
-        Err(Verdict::failed(FailureCause::Malformed, format!("an element of `{set}` {what}: {shown}")))
+        let shown: String = element.to_string().chars().take(120).collect();
+        Err(Failed { cause: FailureCause::Malformed, message: format!("an element of `{set}` {what}: {shown}") })
     };
     let text = |value: &Value| match value {
         Value::String(text) if !text.trim().is_empty() => Ok(Some(text.to_string())),
@@ -218,11 +228,11 @@ fn line(what: &str, finding: Finding) -> String {
 
 /// The result is no larger than [`RESULT_LIMIT`]; counting stops there, because values share their parts and may be far
 /// larger written out than they are in memory.
-fn within_limit(values: &[&Value]) -> Result<(), Verdict> {
+fn within_limit(values: &[&Value]) -> Result<(), Failed> {
     let mut left = RESULT_LIMIT;
     if values.iter().all(|value| super::guard::charge(value, &mut left)) {
         return Ok(());
     }
     let message = format!("the result is larger than {} KiB", RESULT_LIMIT >> 10);
-    Err(Verdict::failed(FailureCause::Oversize, message))
+    Err(Failed { cause: FailureCause::Oversize, message })
 }

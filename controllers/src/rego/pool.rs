@@ -61,7 +61,16 @@ const GRACE: Duration = Duration::from_millis(250);
 const LOST: usize = 4;
 
 /// Address space, not memory. Policies are held to a nesting that fits several times over; see `source`.
-const STACK: usize = 32 << 20;
+const STACK: usize = 64 << 20;
+
+/// Does on a stack as deep as those of evaluation what would not fit on just any. A panic comes back as its message.
+pub(crate) fn deep<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("jobgate-rego-load".into()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, work).map_err(|error| error.to_string())?;
+        thread.join().map_err(|_| "it panicked".to_owned())
+    })
+}
 
 impl Pool {
     pub(crate) fn start(policy: Arc<Recipe>, budget: Duration, workers: usize) -> std::io::Result<Self> {
@@ -93,8 +102,8 @@ impl Pool {
         let over = asked + request.time_left().min(Duration::from_secs(3600));
         let started = Arc::new(OnceLock::new());
         let (reply, mut answer) = oneshot::channel();
-        if let Err(verdict) = self.shared.submit(Task { request: request.clone(), started: started.clone(), reply }) {
-            return verdict;
+        if let Err(why) = self.shared.submit(Task { request: request.clone(), started: started.clone(), reply }) {
+            return Verdict::fail(why);
         }
         let patience = self.shared.budget + GRACE;
         let mut look = asked + patience;
@@ -146,16 +155,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(self: &Arc<Self>, task: Task) -> Result<(), Verdict> {
+    fn submit(self: &Arc<Self>, task: Task) -> Result<(), String> {
         let mut state = self.state();
         if state.waiting.len() >= QUEUE {
             state.waiting.retain(|task| !task.reply.is_closed());
         }
         if state.working.is_empty() {
-            return Err(Verdict::fail(format!("{} evaluations of this policy have not stopped", state.lost)));
+            return Err(format!("{} evaluations of this policy have not stopped", state.lost));
         }
         if state.waiting.len() >= QUEUE {
-            return Err(Verdict::fail(format!("{QUEUE} questions are waiting for this policy already")));
+            return Err(format!("{QUEUE} questions are waiting for this policy already"));
         }
         state.waiting.push_back(task);
         drop(state);

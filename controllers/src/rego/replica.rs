@@ -138,7 +138,7 @@ impl Replica {
 }
 
 /// Where a rule is: the module by the order of files, the rule by its order in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RuleAt {
     pub(crate) module: usize,
     pub(crate) rule: usize,

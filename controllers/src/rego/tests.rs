@@ -1,6 +1,8 @@
 //! Policies from outside: text in, verdicts and faults out.
 
 mod decisions;
+mod reading;
+mod refusals;
 mod traps;
 
 use std::{

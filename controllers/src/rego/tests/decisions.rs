@@ -67,7 +67,7 @@ async fn an_element_without_a_message_fails() {
         ["{\"msg\": \"no\"}", "{\"message\": \"\"}", "{\"message\": 5}", "5", "\" \"", "[\"no\"]", "null", "true"]
     {
         let verdict = decide(&format!("deny contains {element}")).await;
-        assert_eq!(verdict.failure().map(|failure| failure.cause()), Some(FailureCause::Malformed), "{element}");
+        assert_eq!(verdict.failure().map(jobgate_sdk::Failure::cause), Some(FailureCause::Malformed), "{element}");
         let verdict = decide(&format!("deny contains \"no\" if false\nwarn contains {element}")).await;
         assert!(verdict.failure().is_some(), "{element}");
     }
