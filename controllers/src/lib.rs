@@ -30,10 +30,14 @@ mod files;
 mod reads;
 #[allow(dead_code, reason = "parts of it serve the tools")]
 mod rego;
+mod reload;
 mod set;
+mod watch;
 #[allow(dead_code, reason = "parts of it serve the tools")]
 mod yaml;
 
 pub use jobgate_yaml::{Fault, Faults};
 pub use reads::{Exposed, Reads};
+pub use reload::{PolicyHandle, ReloadOutcome};
 pub use set::{LoadOptions, Loaded, PolicySet};
+pub use watch::watch;
