@@ -6,6 +6,7 @@ pub mod config;
 mod core;
 mod decision;
 mod document;
+pub mod faces;
 mod glob;
 mod handle;
 mod image;

@@ -1,0 +1,187 @@
+//! All faces together, on one address.
+
+use std::{fmt, io, net::SocketAddr, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::Response,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use super::{
+    Auth, BadProjects, ControllersStatus, Limits, Metrics, Readiness, Tls, TlsError, auth,
+    error::{ApiError, Kind},
+    grpc,
+    jobs::Jobs,
+    listener::Listener,
+    observe::{self, Observe},
+    rest::{self, Rest},
+};
+use crate::{config::Config, handle::Handle};
+
+/// What the faces show, and whom they ask.
+#[derive(Clone)]
+pub struct Parts {
+    /// The task that owns jobs and runners.
+    pub handle: Handle,
+    /// Tells how the controllers are.
+    pub controllers: ControllersStatus,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether the router may be sent work.
+    pub readiness: Readiness,
+    /// More gRPC services for the same address: the tunnel of attached controllers. [`Routes::default`] for none.
+    pub services: Routes,
+    /// What one address may cost.
+    pub limits: Limits,
+}
+
+/// Why the router cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Somebody else has the address.
+    #[error("{address} is in use by another program; stop it, or choose another address with `listen`")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The system does not give the address.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Certificate and key cannot be used.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
+    /// The tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] BadProjects),
+    /// Without tokens the router listens on loopback only.
+    #[error(
+        "without tokens and runners the router listens on loopback only, not on {address}; add `tokens` and `runners`"
+    )]
+    TrialBeyondLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The descriptions of the services cannot be read; a fault of the build.
+    #[error("gRPC reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A bound address that nobody is served on yet.
+#[must_use = "nobody is served before `serve`"]
+pub struct Server {
+    listener: Listener,
+    app: Router,
+    address: SocketAddr,
+    auth: Auth,
+    tls: Option<Tls>,
+    readiness: Readiness,
+    handle: Handle,
+    closing: CancellationToken,
+}
+
+impl Server {
+    /// Takes the address of the configuration. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`]: the address is in use, the certificate cannot be used …
+    pub async fn bind(config: &Config, parts: Parts) -> Result<Self, BindError> {
+        let wanted = config.listen;
+        if config.is_trial() && !wanted.ip().is_loopback() {
+            return Err(BindError::TrialBeyondLoopback { address: wanted });
+        }
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
+        let listen = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { address: wanted },
+            _ => BindError::Listen { address: wanted, source },
+        };
+        let tcp = TcpListener::bind(wanted).await.map_err(listen)?;
+        let address = tcp.local_addr().map_err(listen)?;
+        let auth = Auth::new(config, address, parts.metrics.clone())?;
+        let closing = CancellationToken::new();
+        let app = app(&parts, &auth, &closing)?;
+        let Parts { handle, metrics, readiness, limits, .. } = parts;
+        let listener = Listener::new(tcp, tls.clone(), limits, metrics);
+        Ok(Self { listener, app, address, auth, tls, readiness, handle, closing })
+    }
+
+    /// The address it listens on: with the port the system chose where 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The tokens in use, to be replaced when the configuration is.
+    #[must_use]
+    pub fn auth(&self) -> Auth {
+        self.auth.clone()
+    }
+
+    /// The certificate in use, to be reloaded when its files change.
+    #[must_use]
+    pub fn tls(&self) -> Option<Tls> {
+        self.tls.clone()
+    }
+
+    /// Serves until `shutdown`, then drains: runners are told, no connection is accepted, streams end, open requests finish
+    /// within the limit.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let Self { listener, app, readiness, handle, closing, .. } = self;
+        readiness.set_listening(true);
+        let drain = async {
+            shutdown.await;
+            readiness.set_draining();
+            // Runners hear it from the task that owns them, so that no job is on its way to one. A task that is gone, or
+            // does not answer, must not keep the process.
+            let _ = tokio::time::timeout(Duration::from_secs(5), handle.drain()).await;
+            closing.cancel();
+        };
+        tokio::join!(listener.serve(app, closing.clone()), drain);
+        readiness.set_listening(false);
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router, BindError> {
+    let Parts { handle, controllers, metrics, readiness, services, limits } = parts.clone();
+    let jobs = Jobs::new(handle.clone(), limits.document_bytes, limits.submissions);
+    let grpc = grpc::routes(services, jobs.clone(), &limits, &readiness, closing)?;
+    let rest = rest::routes(Rest { jobs, controllers: controllers.clone() });
+    let observe = observe::routes(Observe { handle, metrics, readiness, controllers });
+    let json = rest.merge(observe).layer(middleware::from_fn(rest::plain_headers));
+    let app = grpc.into_axum_router().reset_fallback().merge(json).fallback(rest::nowhere);
+    Ok(app
+        .layer(middleware::from_fn_with_state(limits.request, in_time))
+        .layer(middleware::from_fn_with_state(auth.clone(), auth::check)))
+}
+
+/// Ends a request that is not read and answered in time; a stream counts as answered when it begins.
+async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    let headers = request.headers().clone();
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::new(Kind::TimedOut, "the request took too long").respond_to(&headers),
+    }
+}
