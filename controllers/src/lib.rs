@@ -26,18 +26,24 @@
 //! # }
 //! ```
 
+mod explain;
 mod files;
 mod reads;
 #[allow(dead_code, reason = "parts of it serve the tools")]
 mod rego;
 mod reload;
 mod set;
+mod tools;
 mod watch;
-#[allow(dead_code, reason = "parts of it serve the tools")]
 mod yaml;
 
+pub use explain::{Evaluation, PolicyExplained, RuleExplained, RuleOutcome, eval};
 pub use jobgate_yaml::{Fault, Faults};
 pub use reads::{Exposed, Reads};
 pub use reload::{PolicyHandle, ReloadOutcome};
 pub use set::{LoadOptions, Loaded, PolicySet};
+pub use tools::{
+    CaseOutcome, CaseReport, CheckReport, DocumentReader, RuleCoverage, TestDocument, TestReport, check, test,
+};
 pub use watch::watch;
+pub use yaml::schema;

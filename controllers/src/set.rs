@@ -208,7 +208,7 @@ fn twice(policies: &[(usize, YamlPolicy)]) -> Vec<Fault> {
 }
 
 /// What one policy, or all YAML policies between two others, came to.
-enum Part {
+pub(crate) enum Part {
     Yaml(Findings),
     Rego(Verdict),
 }
@@ -266,7 +266,7 @@ fn too_large(request: &AdmissionRequest) -> Result<(), Verdict> {
 }
 
 /// The first rejection gives the reason; the others become warnings, so that its author sees them all at once.
-fn verdict(parts: Vec<Part>) -> Verdict {
+pub(crate) fn verdict(parts: Vec<Part>) -> Verdict {
     let mut rejection: Option<Verdict> = None;
     let mut failure: Option<Verdict> = None;
     let mut notes: Vec<String> = Vec::new();

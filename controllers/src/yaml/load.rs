@@ -53,7 +53,7 @@ impl<'r, 's> Loading<'r, 's> {
         self.join(&mut rules, &exemptions);
         let mut policy = YamlPolicy {
             name: name?.into(),
-            file: reader.source().name().into(),
+            source: reader.source().clone(),
             place: root.place,
             when: when.unwrap_or_default(),
             rules,
@@ -257,7 +257,7 @@ impl<'r, 's> Loading<'r, 's> {
     }
 }
 
-const LONGEST_NAME: usize = 64;
+pub(super) const LONGEST_NAME: usize = 64;
 pub(super) const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("warn", Mode::Warn)];
 
 /// A name for where a policy came from, shared by what it says.

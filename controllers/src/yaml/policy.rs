@@ -2,7 +2,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use jiff::civil::Date;
 use jobgate_sdk::AdmissionRequest;
-use jobgate_yaml::{Fault, Place};
+use jobgate_yaml::{Fault, Place, Source};
 
 use super::{
     matcher::{Found, Matcher},
@@ -14,7 +14,7 @@ use crate::Reads;
 #[derive(Debug)]
 pub(crate) struct YamlPolicy {
     pub(super) name: Box<str>,
-    pub(super) file: Arc<str>,
+    pub(super) source: Source,
     pub(super) place: Place,
     pub(super) when: Vec<Matcher>,
     pub(super) rules: Vec<Rule>,
@@ -65,6 +65,9 @@ pub(super) struct Exemption {
     pub(super) reason: Box<str>,
 }
 
+/// Days before its end at which an exemption is warned of.
+const SOON: i32 = 14;
+
 /// What policies say about one question. Empty: they admit it.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -103,7 +106,7 @@ impl YamlPolicy {
     }
 
     pub(crate) fn file(&self) -> &str {
-        &self.file
+        self.source.name()
     }
 
     pub(crate) fn reads(&self) -> &Reads {
@@ -137,6 +140,22 @@ impl YamlPolicy {
                 }
             }
         }
+    }
+
+    /// Exemptions that have ended by this day, or will within two weeks.
+    pub(crate) fn ending(&self, today: Date) -> Vec<Fault> {
+        let ends_soon = |exemption: &Exemption| {
+            let left = today.until(exemption.until).map(|span| span.get_days()).ok()?;
+            let rules = exemption.rules.join(", ");
+            let message = match left {
+                ..0 => format!("the exemption from {rules} ended on {} and holds no more", exemption.until),
+                0 => format!("the exemption from {rules} ends today"),
+                1..=SOON => format!("the exemption from {rules} ends on {}, in {left} days", exemption.until),
+                _ => return None,
+            };
+            Some(self.source.fault(exemption.place, message).help(format!("its reason is: {}", exemption.reason)))
+        };
+        self.exemptions.iter().filter_map(ends_soon).collect()
     }
 
     /// The matcher of the policy's own `match` that keeps it from this job.

@@ -13,7 +13,7 @@ pub(super) struct Template(Vec<Piece>);
 #[derive(Clone, Debug)]
 enum Piece {
     Text(Box<str>),
-    Field(&'static str, Print),
+    Field(Print),
     Variable(Box<str>),
     /// The value that decided.
     Value,
@@ -65,7 +65,7 @@ impl Template {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
                 Piece::Value => text.push_str(&found.to_string()),
-                Piece::Field(_, print) => text.push_str(&shown(print(request))),
+                Piece::Field(print) => text.push_str(&shown(print(request))),
                 Piece::Variable(key) => text.push_str(&shown(variable(request, key))),
             }
             // A reason is cut there anyway; a question may be a thousand times as long.
@@ -116,7 +116,7 @@ fn field(path: &str, exposed: &Exposed, reads: &mut Reads) -> Result<Piece, BadT
     }
     if let Some((name, print)) = FIELDS.iter().find(|(name, _)| *name == path) {
         reads.runner |= name.starts_with("runner.");
-        return Ok(Piece::Field(name, *print));
+        return Ok(Piece::Field(*print));
     }
     let inner: Vec<_> = FIELDS
         .iter()
@@ -138,11 +138,6 @@ fn field(path: &str, exposed: &Exposed, reads: &mut Reads) -> Result<Piece, BadT
 fn variable<'a>(request: &'a AdmissionRequest, key: &str) -> Option<Cow<'a, str>> {
     let same = request.job().variables.iter().rfind(|variable| variable.key == key)?;
     same.value.as_deref().map(Into::into)
-}
-
-/// Paths of every field that can be printed.
-pub(super) fn printable() -> impl Iterator<Item = &'static str> {
-    FIELDS.iter().map(|(name, _)| *name)
 }
 
 macro_rules! text {
