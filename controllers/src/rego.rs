@@ -119,7 +119,7 @@ impl RegoPolicy {
 
     /// Decides about one job, within the time it has left. Nothing here is parsed or copied per decision.
     pub(crate) async fn decide(&self, request: &AdmissionRequest) -> Verdict {
-        self.pool.decide(request).await
+        self.pool.decide(request).await.policy_version(self.policy.version.clone())
     }
 
     /// Evaluations that did not stop in time and lost their thread, since the load.

@@ -60,12 +60,11 @@ impl Decider {
 
     /// Decides about one job.
     pub(crate) fn decide(&mut self, request: &AdmissionRequest) -> Verdict {
-        let verdict = self.try_decide(request).unwrap_or_else(|failed| {
+        self.try_decide(request).unwrap_or_else(|failed| {
             // A failed evaluation may have left much behind in the engine.
             self.replica = None;
             Verdict::failed(failed.cause, failed.message)
-        });
-        verdict.policy_version(self.policy.version.clone())
+        })
     }
 
     /// Puts back what a failed evaluation took.

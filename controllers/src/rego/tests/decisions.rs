@@ -128,7 +128,7 @@ mod form {
         leaf.prop_recursive(4, 64, 8, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
-                prop::collection::hash_map(".*", inner, 0..8).prop_map(|map| Value::from_iter(map)),
+                prop::collection::hash_map(".*", inner, 0..8).prop_map(Value::from_iter),
             ]
         })
     }
