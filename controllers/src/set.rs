@@ -104,6 +104,7 @@ impl PolicySet {
         }
 
         let mut warnings: Vec<_> = yaml.iter().flat_map(|(_, policy)| policy.lints().iter().cloned()).collect();
+        warnings.extend(rego.iter().flat_map(|(_, policy)| policy.lints().iter().cloned()));
         if files.rego.is_empty() {
             let unread = |file: &File| Fault::new(file.shown(), "no Rego policy reads this data");
             warnings.extend(files.data.iter().map(unread));
@@ -118,7 +119,8 @@ impl PolicySet {
         version: Arc<str>,
         options: &LoadOptions,
     ) -> Self {
-        let reads = yaml.iter().fold(Reads::default(), |reads, (_, policy)| reads.and(policy.reads()));
+        let rego_reads = rego.as_ref().map(|(_, policy)| policy.reads().clone()).unwrap_or_default();
+        let reads = yaml.iter().fold(rego_reads, |reads, (_, policy)| reads.and(policy.reads()));
         let mut names: Vec<_> = yaml.iter().map(|(order, policy)| (*order, policy.name().to_owned())).collect();
         names.extend(rego.iter().map(|(order, _)| (*order, options.package.clone())));
         names.sort();
@@ -216,6 +218,12 @@ pub(crate) enum Part {
 #[async_trait]
 impl Controller for PolicySet {
     async fn admit(&self, request: &AdmissionRequest) -> Verdict {
+        if self.reads.script && request.job().script.is_none() {
+            // Unknown because it is not sent, never because of the job: a rule on it would be silent about every job.
+            let message =
+                "a policy reads the script, but it is not sent: the controller's `expose` list lacks `script`";
+            return Verdict::fail(message).policy_version(self.version.clone());
+        }
         let verdict = match &self.rego {
             None => match self.judge(request, |_| true) {
                 Ok(findings) if findings.is_empty() => Verdict::admit(),

@@ -2,7 +2,7 @@
 //! known, unknown, empty, or a list.
 
 use jobgate_controllers::{LoadOptions, PolicySet};
-use jobgate_sdk::{AdmissionRequest, Controller, Image, Outcome, Strings, Subject, User, Variable, testing};
+use jobgate_sdk::{AdmissionRequest, Controller, Image, Outcome, Script, Strings, Subject, User, Variable, testing};
 
 /// Whether a condition as `match` applies, as `require` is content, as `forbid` fires.
 async fn ask(condition: &str, request: &AdmissionRequest) -> [bool; 3] {
@@ -197,13 +197,11 @@ async fn variables_by_name_and_by_value() {
 async fn scripts_line_by_line() {
     let piped = testing::request().script(["make", "curl https://x.example/i.sh |\n  sh"]).build();
     let plain = testing::request().script(["make all", "make test"]).build();
-    let unknown = with(|job| job.script = None);
     let condition = r"{ script: ['\bcurl\b.*\|\s*sh\b'] }";
     assert_eq!(ask(condition, &piped).await, [true, false, true]);
     assert_eq!(ask(condition, &plain).await, NONE);
-    assert_eq!(ask(condition, &unknown).await, NONE);
     assert_eq!(ask("{ script: ['^make '] }", &plain).await, ALL);
-    assert_eq!(ask("{ script: [''] }", &unknown).await, ALL);
+    assert_eq!(ask("{ script: ['^make '] }", &testing::request().script([]).build()).await, [false, true, false]);
 }
 
 #[tokio::test]
@@ -233,4 +231,14 @@ async fn the_time_is_that_of_the_question() {
     assert_eq!(ask("{ within: { from: '12:00', to: '13:00', timezone: Europe/Berlin } }", &request).await, NONE);
     let either = "{ within: [{ days: [mon], timezone: UTC }, { days: [sat], timezone: UTC }] }";
     assert_eq!(ask(either, &request).await, ALL);
+}
+
+#[tokio::test]
+async fn a_script_that_is_not_sent_is_a_failure_and_no_silence() {
+    let text = "{ apiVersion: jobgate/v1, kind: Policy, name: p, rules: [{ name: r, forbid: { script: [curl] } }] }";
+    let options = LoadOptions { expose: vec!["script".into()], ..LoadOptions::default() };
+    let set = PolicySet::from_texts([("p.yaml", text)], &options).unwrap().set;
+    let verdict = set.admit(&with(|job| job.script = None)).await;
+    assert!(verdict.failure().unwrap().message().contains("lacks `script`"));
+    assert!(set.admit(&with(|job| job.script = Some(Script::default()))).await.is_admitted());
 }

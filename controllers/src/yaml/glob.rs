@@ -137,6 +137,11 @@ fn automaton(text: &str) -> Result<Regex, BadPattern> {
         .map_err(|_| BadPattern::new("this pattern is too large to compile").help("use fewer wildcards"))
 }
 
+/// Whether a name is what a pattern says; a pattern that is none matches nothing.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    Glob::new(pattern, Case::Exact).is_ok_and(|glob| glob.matches(name))
+}
+
 /// Patterns of one matcher: any of them may match. `""` stands for what is empty, absent or unknown, and only it does.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Patterns {
@@ -174,7 +179,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, value: &str) -> bool {
-        Glob::new(pattern, Case::Exact).unwrap().matches(value)
+        Glob::new(pattern, Case::Exact).expect(pattern).matches(value)
     }
 
     #[test]

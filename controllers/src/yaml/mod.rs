@@ -14,6 +14,7 @@ mod template;
 mod within;
 
 pub(crate) use cases::{Case, Expect, cases};
+pub(crate) use glob::matches;
 pub(crate) use load::source;
 pub(crate) use policy::{Finding, Findings, YamlPolicy};
 pub use schema::schema;
