@@ -1,4 +1,12 @@
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jobgate_sdk::Controller;
 use sha2::{Digest, Sha256};
@@ -33,6 +41,8 @@ pub struct Entry {
     pub(crate) reads_runner: bool,
     /// The policy versions its instances last said they decide by.
     pub(crate) versions: BTreeSet<Arc<str>>,
+    /// Jobs its scope matched.
+    pub(crate) matched: Arc<AtomicU64>,
 }
 
 /// The chain of one job: its levels in the order they are asked.
@@ -79,13 +89,6 @@ impl Chains {
     /// All controllers, in the order of the configuration.
     pub(crate) fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
-    }
-
-    /// Whether this controller is one that the router dials.
-    pub(crate) fn is_dialled(&self, controller: &str) -> bool {
-        let mut entries = self.entries.iter();
-        entries
-            .any(|entry| *entry.config.name == *controller && matches!(entry.config.kind, ControllerKind::Dialled(_)))
     }
 
     /// The same controllers, one of which now decides by `versions`; `None` when it did already.
@@ -173,6 +176,17 @@ impl Chains {
     }
 }
 
+impl Chain {
+    /// Counts the job for each controller whose scope it matched, if this is the first time.
+    pub(crate) fn count(&self, first: bool) {
+        if first {
+            for entry in self.levels.iter().flat_map(|level| &level.entries) {
+                entry.matched.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 impl Entry {
     fn applies_to(&self, project: &ProjectPath, runner: Option<&str>) -> bool {
         if self.config.state == ControllerState::Disabled {
@@ -197,6 +211,7 @@ impl Entry {
             ControllerKind::Policy(paths) => format!("policy {paths:?}"),
             ControllerKind::Dialled(dial) => format!("grpc {:?}", dial.urls),
             ControllerKind::Attached { .. } => "attach".to_owned(),
+            ControllerKind::Linked => "linked".to_owned(),
         };
         let (scope, expose) = (config.scope.to_string(), format!("{:?}", config.expose));
         let timeout = config.timeout.as_millis().to_string();

@@ -13,6 +13,7 @@ mod image;
 mod intake;
 mod job;
 mod path;
+mod policy;
 mod remote;
 mod scheduler;
 mod store;
@@ -31,5 +32,6 @@ pub use handle::{
 pub use intake::jobs_from_documents;
 pub use job::{JobId, JobRecord, JobState, Lease, NewJob};
 pub use path::{GroupPath, PathError, ProjectPath, Scope};
+pub use policy::{LoadedPolicy, NoPolicies, PolicySource, PolicySpec, PolicyStatus};
 pub use store::{Batch, MemoryStore, Store, StoreError};
 pub use view::{Expose, UnknownExpose, View, ViewRejection, question_from_document, view};

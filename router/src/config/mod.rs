@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A checked configuration. Secrets in it are read from their files, and print as `[redacted]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where the router listens.
     pub listen: SocketAddr,
@@ -81,7 +81,7 @@ pub struct DecisionLog {
 }
 
 /// One controller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
     /// Its name, unique.
     pub name: Arc<str>,
@@ -111,10 +111,12 @@ pub enum ControllerState {
 }
 
 /// How a controller is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControllerKind {
     /// In this process, from policy files.
     Policy(Vec<PathBuf>),
+    /// Rust code of the program that the router is part of; no configuration file says so.
+    Linked,
     /// Over gRPC; the router dials.
     Dialled(Dial),
     /// Over gRPC; the controller dials in with this token.
@@ -125,7 +127,7 @@ pub enum ControllerKind {
 }
 
 /// How to reach a dialled controller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dial {
     /// Its addresses, `http://` or `https://`.
     pub urls: Vec<String>,
@@ -151,7 +153,7 @@ pub enum OnFailure {
 }
 
 /// One runner.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunnerConfig {
     /// Its name, unique.
     pub name: Arc<str>,
@@ -181,7 +183,7 @@ pub enum RunnerOwner {
 }
 
 /// One token for REST and gRPC.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenConfig {
     /// Its name, unique.
     pub name: Arc<str>,

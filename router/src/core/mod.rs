@@ -4,9 +4,12 @@
 mod history;
 #[cfg(test)]
 mod tests;
-mod versions;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use jobgate_sdk::Runner;
@@ -15,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use self::{history::History, versions::Versions};
+use self::history::History;
 use crate::{
     admission::{Admission, Conclusion, LateVerdict, Observer},
     chain::{Chains, Part},
@@ -32,7 +35,7 @@ const INBOX: usize = 4096;
 /// Messages taken in one step, so that one commit serves many.
 const STEP: usize = 1024;
 /// Admissions that run at once.
-const ADMISSIONS: usize = 1024;
+pub(crate) const ADMISSIONS: usize = 1024;
 /// Orders a runner's stream may lag behind, beyond one for each of its slots.
 const ORDERS: usize = 64;
 /// Pause before a failed commit is tried again.
@@ -45,9 +48,9 @@ pub(crate) enum Event {
     /// A dry-run verdict came late.
     Late(LateVerdict),
     /// A controller decides by these policy versions now.
-    Versions { controller: Arc<str>, versions: Vec<Arc<str>>, reads_runner: Option<bool> },
+    Versions { controller: Arc<str>, versions: BTreeSet<Arc<str>>, reads_runner: Option<bool> },
     /// The configuration changed.
-    Reconfigured(Chains, Vec<Arc<RunnerConfig>>),
+    Reconfigured { chains: Chains, runners: Vec<Arc<RunnerConfig>>, admission_ttl: Duration },
 }
 
 /// What the task needs from outside.
@@ -76,7 +79,6 @@ pub(crate) struct Running {
 struct Core {
     scheduler: Scheduler,
     history: History,
-    versions: Versions,
     runners: Vec<Arc<RunnerConfig>>,
     store: Box<dyn Store>,
     observer: Arc<dyn Observer>,
@@ -109,7 +111,6 @@ pub(crate) fn start(parts: Parts) -> Running {
     let mut core = Core {
         scheduler: Scheduler::new(parts.chains, parts.limits),
         history: History::default(),
-        versions: Versions::default(),
         runners: parts.runners,
         store: parts.store,
         observer: parts.observer,
@@ -167,11 +168,6 @@ impl Core {
     fn event(&mut self, event: Event, now: Now) {
         match event {
             Event::Decided(decided, decision) => {
-                for verdict in &decision.verdicts {
-                    if let Some(version) = &verdict.policy_version {
-                        self.seen(&verdict.controller, version, now);
-                    }
-                }
                 let decision = self.history.record(*decision);
                 self.pending.batch.decisions.push(decision);
                 self.scheduler.decided(decided, now);
@@ -182,27 +178,16 @@ impl Core {
                 }
             }
             Event::Versions { controller, versions, reads_runner } => {
-                let versions = versions.into_iter().collect();
                 if let Some(chains) = self.scheduler.chains().with_versions(&controller, &versions, reads_runner) {
                     self.scheduler.set_chains(chains, now);
                 }
             }
-            Event::Reconfigured(chains, runners) => {
-                self.runners = runners;
+            Event::Reconfigured { chains, runners, admission_ttl } => {
+                self.scheduler.set_admission_ttl(admission_ttl);
                 self.scheduler.set_chains(chains, now);
+                self.scheduler.set_runners(&runners, now);
+                self.runners = runners;
             }
-        }
-    }
-
-    /// A dialled controller says its policy version with each answer, and only there.
-    fn seen(&mut self, controller: &str, version: &Arc<str>, now: Now) {
-        if !self.scheduler.chains().is_dialled(controller) {
-            return;
-        }
-        if let Some(versions) = self.versions.seen(controller, version, now.tick)
-            && let Some(chains) = self.scheduler.chains().with_versions(controller, &versions, None)
-        {
-            self.scheduler.set_chains(chains, now);
         }
     }
 
@@ -376,6 +361,7 @@ impl Core {
         // A job that was finished meanwhile is not asked about.
         let Some(job) = self.scheduler.job(id).filter(|_| self.scheduler.awaits(id, &admission)) else { return };
         let Some(events) = self.events.upgrade() else { return };
+        let asks_about_runner = runner.is_some();
         let part = runner.as_ref().map_or(Part::Arrival, |runner| Part::Runner(&runner.name));
         let chain = self.scheduler.chains().chain(&job.new.project, part);
         let version = chain.version.clone();
@@ -396,6 +382,7 @@ impl Core {
                 return;
             }
         };
+        chain.count(job.admissions == 1 || asks_about_runner);
         let (late, mut late_verdicts) = mpsc::channel(16);
         let asking = Admission {
             id: admission.clone(),

@@ -1,5 +1,9 @@
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -7,29 +11,42 @@ use jobgate_proto::admission::v1::{
     AdmitRequest, AdmitResponse, admission_controller_client::AdmissionControllerClient,
 };
 use jobgate_sdk::{AdmissionRequest, Controller, FailureCause, Verdict, async_trait};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{LARGEST_ANSWER, LARGEST_QUESTION, PING};
+use super::{LARGEST_ANSWER, LARGEST_QUESTION, PING, versions::Versions};
 use crate::config::Dial;
 
 /// A connection is given up when it is not there after so long; another address may be.
 const CONNECT: Duration = Duration::from_secs(1);
+/// Addresses are tried so often without a question.
+const PROBE: Duration = Duration::from_secs(15);
 
 /// A controller that listens, at one or several addresses; questions are spread over them.
 pub(crate) struct Dialled {
-    instances: Vec<AdmissionControllerClient<Channel>>,
+    instances: Vec<Instance>,
     token: Option<MetadataValue<Ascii>>,
     next: AtomicUsize,
+    versions: Mutex<Versions>,
+    known: watch::Sender<BTreeSet<Arc<str>>>,
+}
+
+/// One address.
+struct Instance {
+    client: AdmissionControllerClient<Channel>,
+    health: HealthClient<Channel>,
+    /// What the last attempt found.
+    absent: AtomicBool,
 }
 
 /// Why a controller cannot be dialled, whether it is there or not.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub(crate) enum DialError {
     /// The address, the authority or the certificate cannot be used.
     #[error("{url}: {source}")]
     Endpoint {
@@ -48,9 +65,11 @@ impl Dialled {
     pub(crate) fn new(dial: &Dial) -> Result<Self, DialError> {
         let instances = dial.urls.iter().map(|url| {
             let endpoint = endpoint(dial, url).map_err(|source| DialError::Endpoint { url: url.clone(), source })?;
-            Ok(AdmissionControllerClient::new(endpoint.connect_lazy())
+            let channel = endpoint.connect_lazy();
+            let client = AdmissionControllerClient::new(channel.clone())
                 .max_decoding_message_size(LARGEST_ANSWER)
-                .max_encoding_message_size(LARGEST_QUESTION))
+                .max_encoding_message_size(LARGEST_QUESTION);
+            Ok(Instance { client, health: HealthClient::new(channel), absent: AtomicBool::new(false) })
         });
         let token = dial.token.as_ref().map(|token| {
             let mut value: MetadataValue<Ascii> =
@@ -62,7 +81,32 @@ impl Dialled {
             instances: instances.collect::<Result<_, _>>()?,
             token: token.transpose()?,
             next: AtomicUsize::new(0),
+            versions: Mutex::default(),
+            known: watch::Sender::default(),
         })
+    }
+
+    /// The policy versions its answers named lately, as they change.
+    pub(crate) fn versions(&self) -> watch::Receiver<BTreeSet<Arc<str>>> {
+        self.known.subscribe()
+    }
+
+    /// How many of its addresses answered when they were last tried.
+    pub(crate) fn reachable(&self) -> u32 {
+        let there = self.instances.iter().filter(|instance| !instance.absent.load(Ordering::Relaxed)).count();
+        u32::try_from(there).unwrap_or(u32::MAX)
+    }
+
+    /// Tries every address from time to time, so that an absent controller is known before a job depends on it.
+    pub(crate) async fn probe(&self) {
+        loop {
+            for instance in &self.instances {
+                let check = instance.health.clone().check(HealthCheckRequest::default()).await;
+                // A controller without a health service is there all the same.
+                instance.absent.store(check.is_err_and(|status| is_absence(&status)), Ordering::Relaxed);
+            }
+            tokio::time::sleep(PROBE).await;
+        }
     }
 
     async fn ask(&self, instance: usize, question: AdmitRequest, left: Duration) -> Result<AdmitResponse, Status> {
@@ -72,7 +116,20 @@ impl Dialled {
             request.metadata_mut().insert("authorization", token.clone());
         }
         // A client is a handle of a shared connection.
-        self.instances[instance].clone().admit(request).await.map(tonic::Response::into_inner)
+        let instance = &self.instances[instance];
+        let answer = instance.client.clone().admit(request).await.map(tonic::Response::into_inner);
+        instance.absent.store(answer.as_ref().is_err_and(is_absence), Ordering::Relaxed);
+        answer
+    }
+
+    fn heard(&self, verdict: Verdict) -> Verdict {
+        if let Some(version) = verdict.version() {
+            let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = versions.seen(version, Instant::now()) {
+                self.known.send_replace(known);
+            }
+        }
+        verdict
     }
 }
 
@@ -95,7 +152,7 @@ impl Controller for Dialled {
                 Ok(response) if response.id != request.id() => {
                     return Verdict::failed(FailureCause::Malformed, "it answered another question");
                 }
-                Ok(response) => return response.into(),
+                Ok(response) => return self.heard(response.into()),
                 Err(status) if is_absence(&status) => last = Some(status),
                 Err(status) => return failure(&status),
             }

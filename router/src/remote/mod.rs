@@ -5,10 +5,11 @@ mod dialled;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod versions;
 
 pub(crate) use attached::Attached;
-pub(crate) use dialled::{DialError, Dialled};
-pub use tunnel::Tunnels;
+pub(crate) use dialled::Dialled;
+pub(crate) use tunnel::{Slot, Tunnels};
 
 /// Largest answer taken, in bytes: reason, rule and warnings of a few lines.
 pub(crate) const LARGEST_ANSWER: usize = 256 << 10;

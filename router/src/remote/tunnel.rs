@@ -22,7 +22,7 @@ const MOST_ROOM: usize = 4096;
 
 /// The service that controllers attach to.
 #[derive(Clone)]
-pub struct Tunnels {
+pub(crate) struct Tunnels {
     controllers: Arc<ArcSwap<HashMap<Arc<str>, Slot>>>,
     closing: watch::Receiver<bool>,
     late: Arc<dyn Fn(&str) + Send + Sync>,
@@ -53,8 +53,7 @@ impl Tunnels {
     }
 
     /// The gRPC service, with its limits.
-    #[must_use]
-    pub fn service(self) -> AdmissionTunnelServer<Self> {
+    pub(crate) fn service(self) -> AdmissionTunnelServer<Self> {
         AdmissionTunnelServer::new(self)
             .max_decoding_message_size(LARGEST_ANSWER)
             .max_encoding_message_size(LARGEST_QUESTION)

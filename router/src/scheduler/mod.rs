@@ -27,6 +27,7 @@ use waiting::{Place, Waiting};
 use crate::{
     admission::Conclusion,
     chain::{ChainVersion, Chains, Part},
+    config::RunnerConfig,
     decision::Cause,
     handle::{CoreError, JobFilter, JobPage, QueueStatus, RunnerOrder, RunnerStatus, Session, SystemStatus},
     job::{JobId, JobRecord, JobState, Lease, NewJob},
@@ -175,6 +176,22 @@ impl Scheduler {
         self.chains = chains;
         self.versions.clear();
         self.match_all(now);
+    }
+
+    /// Decisions serve for so long from now on.
+    pub(crate) fn set_admission_ttl(&mut self, ttl: Duration) {
+        self.limits.admission_ttl = ttl;
+    }
+
+    /// The runners are others from now on. Streams of those that are gone or changed end; they come back as what they are now.
+    pub(crate) fn set_runners(&mut self, runners: &[Arc<RunnerConfig>], now: Now) {
+        let changed = |state: &SessionState| runners.iter().all(|runner| *runner != state.config);
+        let ended: Vec<_> =
+            self.sessions.iter().filter(|(_, state)| changed(state)).map(|(session, _)| *session).collect();
+        for session in ended {
+            self.outcome.effects.push(Effect::End(session, CoreError::Superseded));
+            self.detach(session, now);
+        }
     }
 
     pub(crate) fn chains(&self) -> &Chains {

@@ -34,6 +34,7 @@ fn entry(name: &str, scope: &str, version: &str) -> Entry {
         controller,
         reads_runner: false,
         versions: [version.into()].into(),
+        matched: Arc::default(),
     }
 }
 

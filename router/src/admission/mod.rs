@@ -35,7 +35,7 @@ pub(crate) struct Admission {
 /// Hears of every answer; for metrics.
 pub(crate) trait Observer: Send + Sync {
     /// A controller was asked and answered so, after so long.
-    fn answered(&self, controller: &str, outcome: &'static str, failure: Option<FailureCause>, duration: Duration);
+    fn answered(&self, controller: &Arc<str>, outcome: &'static str, failure: Option<FailureCause>, duration: Duration);
 }
 
 /// A dry-run verdict that came after its decision.
@@ -251,7 +251,9 @@ impl Answer {
         let absent = self.verdict.failure().is_some_and(|failure| {
             matches!(failure.cause(), FailureCause::Unreachable | FailureCause::NotAttached | FailureCause::Silent)
         });
-        config.on_failure == OnFailure::Admit && absent && !matches!(config.kind, ControllerKind::Policy(_))
+        config.on_failure == OnFailure::Admit
+            && absent
+            && matches!(config.kind, ControllerKind::Dialled(_) | ControllerKind::Attached { .. })
     }
 
     /// What the person whose job it is reads.
@@ -299,3 +301,6 @@ fn observe(observer: &dyn Observer, answer: &Answer) {
     };
     observer.answered(&answer.entry.config.name, outcome, failure, answer.duration);
 }
+
+#[cfg(test)]
+mod tests;

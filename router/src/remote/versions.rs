@@ -4,30 +4,28 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 /// A version that no answer named for so long is forgotten once another one comes.
 const MEMORY: Duration = Duration::from_secs(60);
 
-/// The policy versions that dialled controllers named in their answers.
+/// The policy versions that a dialled controller named in its answers.
 ///
 /// Behind one address there may be instances of several versions during their roll-out; all of them count as known, so that
 /// the version of the chain does not go back and forth with every answer.
 #[derive(Default)]
-pub(super) struct Versions(HashMap<Arc<str>, HashMap<Arc<str>, Duration>>);
+pub(super) struct Versions(HashMap<Arc<str>, Instant>);
 
 impl Versions {
     /// An answer named a version; gives the set of those known when it changed.
-    pub(super) fn seen(&mut self, controller: &str, version: &Arc<str>, now: Duration) -> Option<BTreeSet<Arc<str>>> {
-        if !self.0.contains_key(controller) {
-            self.0.insert(controller.into(), HashMap::new());
-        }
-        let known = self.0.get_mut(controller)?;
-        if let Some(seen) = known.get_mut(version) {
+    pub(super) fn seen(&mut self, version: &Arc<str>, now: Instant) -> Option<BTreeSet<Arc<str>>> {
+        if let Some(seen) = self.0.get_mut(version) {
             *seen = now;
             return None;
         }
-        known.retain(|_, seen| now.saturating_sub(*seen) <= MEMORY);
-        known.insert(version.clone(), now);
-        Some(known.keys().cloned().collect())
+        self.0.retain(|_, seen| now.saturating_duration_since(*seen) <= MEMORY);
+        self.0.insert(version.clone(), now);
+        Some(self.0.keys().cloned().collect())
     }
 }
 
@@ -38,8 +36,9 @@ mod tests {
     #[test]
     fn versions_side_by_side_do_not_flap() {
         let mut versions = Versions::default();
+        let began = Instant::now();
         let mut seen =
-            |version: &str, at| versions.seen("c", &version.into(), Duration::from_secs(at)).map(|all| all.len());
+            |version: &str, at| versions.seen(&version.into(), began + Duration::from_secs(at)).map(|all| all.len());
         assert_eq!(seen("v1", 0), Some(1));
         assert_eq!(seen("v2", 1), Some(2));
         assert_eq!((seen("v1", 2), seen("v2", 3), seen("v1", 4)), (None, None, None));

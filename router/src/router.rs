@@ -1,0 +1,334 @@
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jobgate_sdk::{Controller, FailureCause};
+use jobgate_yaml::Faults;
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use crate::{
+    admission::Observer,
+    chain::Rules,
+    config::{Config, ControllerConfig, ControllerKind, ControllerState, OnFailure},
+    core::{self, Event, Running},
+    faces::{self, Auth, BindError, DecisionLog, DecisionLogEnd, Limits, Metrics, Readiness, Server, Tls},
+    handle::Handle,
+    intake::jobs_from_documents,
+    path::Scope,
+    policy::PolicySource,
+    remote::Tunnels,
+    roster::{Linked, Roster},
+    scheduler,
+    store::{MemoryStore, Store},
+};
+
+/// Finished jobs that can still be looked at.
+const FINISHED: usize = 10_000;
+/// Open questions and requests finish within this, once the router shuts down.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// A router that does not listen yet.
+///
+/// Give it a configuration, what makes policies, and controllers of your own if you like; then [`Router::bind`] and
+/// [`Bound::serve`].
+#[must_use = "a router does nothing before it is bound and served"]
+pub struct Router {
+    config: Config,
+    policies: Arc<dyn PolicySource>,
+    linked: Vec<Linked>,
+    store: Box<dyn Store>,
+    limits: Limits,
+    on_decision: Option<OnDecision>,
+}
+
+type OnDecision = Arc<dyn Fn(&Arc<crate::Decision>) + Send + Sync>;
+
+/// A router that has its address, and serves nobody yet.
+#[must_use = "nobody is served before `serve`"]
+pub struct Bound {
+    server: Server,
+    running: Running,
+    reloader: Reloader,
+    closing: watch::Sender<bool>,
+    log: Option<(DecisionLog, DecisionLogEnd)>,
+}
+
+/// Gives a running router another configuration.
+#[derive(Clone)]
+pub struct Reloader(Arc<Shared>);
+
+struct Shared {
+    policies: Arc<dyn PolicySource>,
+    linked: Vec<Linked>,
+    current: Mutex<(Config, Roster)>,
+    events: tokio::sync::mpsc::Sender<Event>,
+    tunnels: Tunnels,
+    auth: Auth,
+    tls: Option<Tls>,
+}
+
+/// Why a router does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Its policies have faults.
+    #[error("{0}")]
+    Faults(#[from] Faults),
+    /// Its address cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The decision log cannot be started.
+    #[error("the decision log cannot be started: {0}")]
+    DecisionLog(std::io::Error),
+}
+
+impl Router {
+    /// A router of this configuration, whose `policy:` controllers come from `policies`.
+    pub fn new(config: Config, policies: Arc<dyn PolicySource>) -> Self {
+        let store = Box::new(MemoryStore);
+        Self { config, policies, linked: Vec::new(), store, limits: Limits::default(), on_decision: None }
+    }
+
+    /// Adds a controller of your own, without a network hop. It stands after those of the configuration.
+    pub fn controller(mut self, name: &str, scope: Scope, controller: impl Controller) -> Self {
+        let config = ControllerConfig {
+            name: name.into(),
+            scope,
+            state: ControllerState::Enabled,
+            kind: ControllerKind::Linked,
+            timeout: Duration::from_secs(2),
+            on_failure: OnFailure::Reject,
+            expose: crate::Expose::default(),
+        };
+        self.linked.push(Linked { config: Arc::new(config), controller: Arc::new(controller) });
+        self
+    }
+
+    /// Keeps its state there instead of in memory.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Box::new(store);
+        self
+    }
+
+    /// Calls `hear` with every decision once it is committed, and again when a late verdict is added. It must not block.
+    pub fn on_decision(mut self, hear: impl Fn(&Arc<crate::Decision>) + Send + Sync + 'static) -> Self {
+        self.on_decision = Some(Arc::new(hear));
+        self
+    }
+
+    /// Compiles the policies, takes the address and starts the task that owns the state.
+    ///
+    /// # Errors
+    ///
+    /// All faults of all policies; or why the address cannot be had.
+    pub async fn bind(self) -> Result<Bound, RunError> {
+        let Self { config, policies, linked, store, limits, on_decision } = self;
+        let roster = Roster::build(&config, &linked, &*policies, &Roster::default())?;
+        let metrics = Metrics::new();
+        let log = config.decision_log.as_ref().map(|log| DecisionLog::start(log, metrics.clone()));
+        let log = log.transpose().map_err(RunError::DecisionLog)?;
+        let exporter = log.as_ref().map(|(log, _)| log.clone());
+        let running = core::start(core::Parts {
+            chains: roster.chains(rules(&config)),
+            runners: config.runners.clone(),
+            limits: scheduler::Limits {
+                max_jobs: config.max_jobs,
+                max_finished: FINISHED,
+                admission_ttl: config.admission_ttl,
+            },
+            store,
+            observer: Arc::new(Counting(metrics.clone())),
+            export: Box::new(move |decision| {
+                if let Some(log) = &exporter {
+                    log.export(decision.clone());
+                }
+                if let Some(hear) = &on_decision {
+                    hear(decision);
+                }
+            }),
+        });
+        let (closing, is_closing) = watch::channel(false);
+        let late = metrics.clone();
+        let tunnels = Tunnels::new(roster.slots(), is_closing, Arc::new(move |name| late.late_answer(&name.into())));
+        let readiness = Readiness::new();
+        readiness.set_policies(true);
+        follow_store(running.store_ok.clone(), readiness.clone(), metrics.clone());
+        let roster_for_status: Arc<std::sync::OnceLock<Reloader>> = Arc::default();
+        let status = roster_for_status.clone();
+        let parts = faces::Parts {
+            handle: running.handle.clone(),
+            intake: Arc::new(|bytes| jobs_from_documents(&bytes, "job documents")),
+            controllers: Arc::new(move || status.get().map(Reloader::controllers).unwrap_or_default()),
+            metrics,
+            readiness,
+            services: Routes::new(tunnels.clone().service()),
+            limits,
+        };
+        let server = Server::bind(&config, parts).await?;
+        roster.follow(&running.events);
+        let reloader = Reloader(Arc::new(Shared {
+            policies,
+            linked,
+            current: Mutex::new((config, roster)),
+            events: running.events.clone(),
+            tunnels,
+            auth: server.auth(),
+            tls: server.tls(),
+        }));
+        // Set once, here.
+        let _ = roster_for_status.set(reloader.clone());
+        Ok(Bound { server, running, reloader, closing, log })
+    }
+}
+
+impl Bound {
+    /// The address it listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// A client of the task that owns the state.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.running.handle.clone()
+    }
+
+    /// Gives it another configuration while it runs.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
+    /// Serves until `shutdown`; then no new question is asked, open ones finish within 30 s, and runners are told to drain.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { server, running, reloader, closing, log } = self;
+        let admissions = running.admissions.clone();
+        let shutdown = async {
+            shutdown.await;
+            tracing::info!("shutting down: no new questions, runners are told to drain");
+            // Before the streams end, so that open questions can be answered.
+            let _ = running.handle.drain().await;
+            closing.send_replace(true);
+            let all = u32::try_from(core::ADMISSIONS).unwrap_or(u32::MAX);
+            if tokio::time::timeout(DRAIN, admissions.acquire_many(all)).await.is_err() {
+                tracing::warn!("some questions were still open after 30 s");
+            }
+        };
+        server.serve(shutdown).await;
+        drop(reloader);
+        running.task.abort();
+        // What the task had to export is exported when it is gone.
+        let _ = running.task.await;
+        if let Some((log, end)) = log {
+            drop(log);
+            let _ = tokio::time::timeout(Duration::from_secs(5), end.wait()).await;
+        }
+    }
+}
+
+impl Reloader {
+    /// Takes another configuration, all or nothing. Decisions made under the old one are found stale when they would serve.
+    ///
+    /// `listen`, `state`, `decision_log`, `max_jobs` and whether there is TLS stay as they were: they need a restart, and the
+    /// names of those that differ are returned.
+    ///
+    /// # Errors
+    ///
+    /// All faults of its policies; the old configuration stays.
+    pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, Faults> {
+        let shared = &self.0;
+        let (before, old) = shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let roster = Roster::build(&config, &shared.linked, &*shared.policies, &old)?;
+        if let Err(error) = shared.auth.replace(&config) {
+            return Err(jobgate_yaml::Fault::new("tokens", error.to_string()).into());
+        }
+        shared.tunnels.replace(roster.slots());
+        let event = Event::Reconfigured {
+            chains: roster.chains(rules(&config)),
+            runners: config.runners.clone(),
+            admission_ttl: config.admission_ttl,
+        };
+        roster.follow(&shared.events);
+        // A task that is gone has no use for it.
+        let _ = shared.events.send(event).await;
+        let fixed = [
+            ("listen", before.listen != config.listen),
+            ("tls", before.tls != config.tls),
+            ("state", before.state != config.state),
+            ("decision_log", before.decision_log != config.decision_log),
+            ("max_jobs", before.max_jobs != config.max_jobs),
+        ];
+        *shared.current.lock().unwrap_or_else(PoisonError::into_inner) = (config, roster);
+        Ok(fixed.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect())
+    }
+
+    /// Reads the certificate files again; the old pair stays when the new one is faulty.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the new pair.
+    pub fn reload_certificate(&self) -> Result<(), faces::TlsError> {
+        self.0.tls.as_ref().map_or(Ok(()), Tls::reload)
+    }
+
+    /// The configuration in use.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    fn controllers(&self) -> Vec<faces::ControllerStatus> {
+        let roster = self.0.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
+        roster.status()
+    }
+}
+
+/// Counts questions and admissions.
+struct Counting(Metrics);
+
+impl Observer for Counting {
+    fn answered(&self, controller: &Arc<str>, outcome: &'static str, failure: Option<FailureCause>, took: Duration) {
+        self.0.question(controller, failure.map_or(outcome, FailureCause::as_str), took);
+    }
+}
+
+fn rules(config: &Config) -> Rules {
+    Rules { no_controllers: config.no_controllers, admission_timeout: config.admission_timeout }
+}
+
+fn follow_store(mut store_ok: watch::Receiver<bool>, readiness: Readiness, metrics: Metrics) {
+    readiness.set_store(*store_ok.borrow());
+    tokio::spawn(async move {
+        while store_ok.changed().await.is_ok() {
+            let can_write = *store_ok.borrow_and_update();
+            readiness.set_store(can_write);
+            if !can_write {
+                metrics.store_error();
+            }
+        }
+    });
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound").field("address", &self.local_addr()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reloader")
+    }
+}
