@@ -3,6 +3,9 @@
 
 /// How to reach a router.
 pub mod connection;
+mod policies;
 pub mod runner;
 /// What proves who is calling.
 pub mod token;
+
+pub use policies::Policies;

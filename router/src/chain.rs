@@ -86,11 +86,6 @@ impl Chains {
         Self { entries: entries.into_iter().map(Arc::new).collect(), rules }
     }
 
-    /// All controllers, in the order of the configuration.
-    pub(crate) fn entries(&self) -> &[Arc<Entry>] {
-        &self.entries
-    }
-
     /// The same controllers, one of which now decides by `versions`; `None` when it did already.
     pub(crate) fn with_versions(
         &self,

@@ -15,6 +15,8 @@ mod job;
 mod path;
 mod policy;
 mod remote;
+mod roster;
+mod router;
 mod scheduler;
 mod store;
 #[cfg(test)]
@@ -33,5 +35,6 @@ pub use intake::jobs_from_documents;
 pub use job::{JobId, JobRecord, JobState, Lease, NewJob};
 pub use path::{GroupPath, PathError, ProjectPath, Scope};
 pub use policy::{LoadedPolicy, NoPolicies, PolicySource, PolicySpec, PolicyStatus};
+pub use router::{Bound, Reloader, Router, RunError};
 pub use store::{Batch, MemoryStore, Store, StoreError};
 pub use view::{Expose, UnknownExpose, View, ViewRejection, question_from_document, view};

@@ -18,7 +18,6 @@ use crate::{
     core::{self, Event, Running},
     faces::{self, Auth, BindError, DecisionLog, DecisionLogEnd, Limits, Metrics, Readiness, Server, Tls},
     handle::Handle,
-    intake::jobs_from_documents,
     path::Scope,
     policy::PolicySource,
     remote::Tunnels,
@@ -154,7 +153,7 @@ impl Router {
         });
         let (closing, is_closing) = watch::channel(false);
         let late = metrics.clone();
-        let tunnels = Tunnels::new(roster.slots(), is_closing, Arc::new(move |name| late.late_answer(&name.into())));
+        let tunnels = Tunnels::new(roster.slots(), is_closing, Arc::new(move |name| late.late_answer(name)));
         let readiness = Readiness::new();
         readiness.set_policies(true);
         follow_store(running.store_ok.clone(), readiness.clone(), metrics.clone());
@@ -162,7 +161,6 @@ impl Router {
         let status = roster_for_status.clone();
         let parts = faces::Parts {
             handle: running.handle.clone(),
-            intake: Arc::new(|bytes| jobs_from_documents(&bytes, "job documents")),
             controllers: Arc::new(move || status.get().map(Reloader::controllers).unwrap_or_default()),
             metrics,
             readiness,

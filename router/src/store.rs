@@ -41,13 +41,6 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty() && self.decisions.is_empty() && self.submissions.is_empty()
     }
-
-    /// Adds a later batch.
-    pub(crate) fn append(&mut self, later: Self) {
-        self.jobs.extend(later.jobs);
-        self.decisions.extend(later.decisions);
-        self.submissions.extend(later.submissions);
-    }
 }
 
 impl StoreError {

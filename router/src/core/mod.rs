@@ -61,8 +61,11 @@ pub(crate) struct Parts {
     pub(crate) store: Box<dyn Store>,
     pub(crate) observer: Arc<dyn Observer>,
     /// Where committed decisions are exported to.
-    pub(crate) export: Box<dyn Fn(&Arc<Decision>) + Send>,
+    pub(crate) export: Export,
 }
+
+/// Hears of every committed decision; must not block.
+pub(crate) type Export = Box<dyn Fn(&Arc<Decision>) + Send>;
 
 /// How the rest of the router reaches the task.
 pub(crate) struct Running {
@@ -82,7 +85,7 @@ struct Core {
     runners: Vec<Arc<RunnerConfig>>,
     store: Box<dyn Store>,
     observer: Arc<dyn Observer>,
-    export: Box<dyn Fn(&Arc<Decision>) + Send>,
+    export: Export,
     outboxes: HashMap<Session, mpsc::Sender<RunnerOrder>>,
     changes: broadcast::Sender<Arc<JobRecord>>,
     events: mpsc::WeakSender<Event>,

@@ -195,7 +195,7 @@ fn is_absence(status: &Status) -> bool {
 
 /// A status that no controller sent: the connection broke.
 fn is_transport(status: &Status) -> bool {
-    std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>())
+    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<tonic::transport::Error>)
 }
 
 fn failure(status: &Status) -> Verdict {

@@ -25,8 +25,11 @@ const MOST_ROOM: usize = 4096;
 pub(crate) struct Tunnels {
     controllers: Arc<ArcSwap<HashMap<Arc<str>, Slot>>>,
     closing: watch::Receiver<bool>,
-    late: Arc<dyn Fn(&str) + Send + Sync>,
+    late: OnLate,
 }
+
+/// Hears of every answer, by its controller, that no open question takes.
+type OnLate = Arc<dyn Fn(&Arc<str>) + Send + Sync>;
 
 /// A controller that may attach.
 #[derive(Clone)]
@@ -39,11 +42,7 @@ pub(crate) struct Slot {
 
 impl Tunnels {
     /// Streams end when `closing` says so; `late` hears of every answer that no open question takes.
-    pub(crate) fn new(
-        slots: HashMap<Arc<str>, Slot>,
-        closing: watch::Receiver<bool>,
-        late: Arc<dyn Fn(&str) + Send + Sync>,
-    ) -> Self {
+    pub(crate) fn new(slots: HashMap<Arc<str>, Slot>, closing: watch::Receiver<bool>, late: OnLate) -> Self {
         Self { controllers: Arc::new(ArcSwap::from_pointee(slots)), closing, late }
     }
 

@@ -112,7 +112,7 @@ impl Scheduler {
             Conclusion::Rejected | Conclusion::Wait => {
                 // A failure heals; a rejection stays until the chain or the runner changes.
                 let failed = decided.cause == Some(Cause::Failure);
-                self.keep(&id, &check, current, failed.then_some(KEEP_AFTER_FAILURE), decided.reason, now);
+                self.keep(&id, &check, current, failed.then_some(KEEP_AFTER_FAILURE), &decided.reason, now);
                 self.place(&id, now);
             }
         }
@@ -126,7 +126,7 @@ impl Scheduler {
         check: &Check,
         version: ChainVersion,
         time: Option<std::time::Duration>,
-        reason: String,
+        reason: &str,
         now: Now,
     ) {
         let facts = self.sessions.get(&check.session).map(|state| state.facts.clone());

@@ -457,6 +457,7 @@ impl Scheduler {
         runners.into_values().collect()
     }
 
+    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }

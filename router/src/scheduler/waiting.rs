@@ -47,6 +47,7 @@ impl Waiting {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.size
     }

@@ -44,6 +44,12 @@ impl Expose {
         }
     }
 
+    /// The list again: `script`, and keys of variables.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let script = self.script.then_some("script");
+        script.into_iter().chain(self.variables.iter().map(String::as_str))
+    }
+
     /// Whether nothing is exposed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -163,10 +163,10 @@ fn userinfo(text: &str, mut from: usize) -> Option<(usize, usize)> {
         let authority =
             text[start..].split(|c: char| c.is_whitespace() || "/?#\"'<>\\".contains(c)).next().unwrap_or_default();
         from = start + authority.len();
-        if let Some(end) = authority.rfind('@').map(|end| start + end) {
-            if &text[start..end] != REDACTED {
-                return Some((start, end));
-            }
+        if let Some(end) = authority.rfind('@').map(|end| start + end)
+            && &text[start..end] != REDACTED
+        {
+            return Some((start, end));
         }
     }
     None

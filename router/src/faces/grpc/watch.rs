@@ -77,8 +77,8 @@ impl Watcher {
             let record = match self.ready.pop_front() {
                 Some(record) => record,
                 None => tokio::select! {
-                    change = self.changes.recv() => change.map_err(ended)?,
-                    () = self.closing.cancelled() => return Err(ended(RecvError::Closed)),
+                    change = self.changes.recv() => change.map_err(|error| ended(&error))?,
+                    () = self.closing.cancelled() => return Err(ended(&RecvError::Closed)),
                 },
             };
             let wanted = match &mut self.open {
@@ -93,10 +93,10 @@ impl Watcher {
     }
 }
 
-fn ended(error: RecvError) -> Status {
+fn ended(error: &RecvError) -> Status {
     match error {
         RecvError::Closed => Status::unavailable("the router is shutting down"),
-        RecvError::Lagged(missed) => behind(missed),
+        RecvError::Lagged(missed) => behind(*missed),
     }
 }
 
@@ -154,7 +154,7 @@ impl Present {
                 Ok(change) => self.came.push(change),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Lagged(missed)) => return Err(behind(missed)),
-                Err(TryRecvError::Closed) => return Err(ended(RecvError::Closed)),
+                Err(TryRecvError::Closed) => return Err(ended(&RecvError::Closed)),
             }
         }
         for record in &records {

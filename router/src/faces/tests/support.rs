@@ -66,7 +66,7 @@ pub(super) struct Answer {
 struct Nobody;
 
 impl Observer for Nobody {
-    fn answered(&self, _: &str, _: &'static str, _: Option<jobgate_sdk::FailureCause>, _: Duration) {}
+    fn answered(&self, _: &Arc<str>, _: &'static str, _: Option<jobgate_sdk::FailureCause>, _: Duration) {}
 }
 
 impl Setup {
