@@ -297,12 +297,13 @@ impl Core {
                 return;
             }
             let Pending { batch, effects, replies } = std::mem::take(&mut self.pending);
-            for reply in replies {
-                reply();
-            }
+            // Before the answers: who asks for a job and follows it then knows which changes its answer contains.
             for record in batch.jobs {
                 // Nobody watching is fine.
                 let _ = self.changes.send(record);
+            }
+            for reply in replies {
+                reply();
             }
             for decision in &batch.decisions {
                 (self.export)(decision);
