@@ -1,7 +1,4 @@
-//! Write a jobgate admission controller in fifteen lines.
-//!
-//! A **controller** answers one question: may this job run? Implement [`Controller`] (or write a closure), and return a
-//! [`Verdict`] for each [`AdmissionRequest`].
+#![doc = include_str!("../README.md")]
 
 mod attach;
 mod backoff;
@@ -37,3 +34,8 @@ pub use serve::{PolicyVersion, Serve, serve};
 pub use tls::{ClientTls, ServerTls, TlsError};
 pub use token::{Token, TokenError};
 pub use verdict::{Failure, FailureCause, Outcome, Reason, Rejection, Verdict};
+
+/// Compiles the examples of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/sdk.md")]
+struct Guide;

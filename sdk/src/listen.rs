@@ -422,3 +422,40 @@ impl From<TcpListener> for ListenOn {
         Self(On::Listener(listener))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_certificates_are_used_and_faulty_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("c.pem"), dir.path().join("k.pem"));
+        let renew = || {
+            let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            std::fs::write(&certificate, pair.cert.pem()).unwrap();
+            std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+        };
+        renew();
+        let first = Certificates::load(ServerTls::from_files(&certificate, &key)).unwrap();
+        let used = Arc::clone(&first.config);
+        let same = first.reload();
+        assert!(Arc::ptr_eq(&same.config, &used), "nothing changed");
+
+        let old_key = std::fs::read(&key).unwrap();
+        renew();
+        let new_key = std::fs::read(&key).unwrap();
+        let mut kept = same;
+        for faulty in [old_key.as_slice(), b"", b"no key"] {
+            std::fs::write(&key, faulty).unwrap();
+            kept = kept.reload();
+            assert!(Arc::ptr_eq(&kept.config, &used), "a certificate without its key is not used");
+        }
+        std::fs::write(&key, new_key).unwrap();
+        let renewed = kept.reload();
+        assert!(!Arc::ptr_eq(&renewed.config, &used));
+        std::fs::remove_file(&certificate).unwrap();
+        let last = Arc::clone(&renewed.config);
+        assert!(Arc::ptr_eq(&renewed.reload().config, &last), "vanished files change nothing");
+    }
+}
