@@ -196,6 +196,23 @@ async fn shutdown_answers_what_is_open_and_then_closes() {
 }
 
 #[tokio::test]
+async fn a_question_that_crosses_the_word_of_draining_is_answered_also_when_nothing_else_is_open() {
+    let (controller, _seen) = Obedient::new();
+    let mut router = RouterEnd::start().await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = spawn(serve(controller).named("c").attach(router.url(), router.token()).with_shutdown(stopped));
+    let mut attached = router.attached().await;
+    assert!(attached.ask(&told("first").build()).await.unwrap().is_admitted());
+    stop.send(()).unwrap();
+    assert!(matches!(attached.next().await, Some(controller_message::Message::Draining(_))));
+    assert!(attached.ask(&told("crossed").build()).await.unwrap().is_admitted());
+    attached.send(router_message::Message::Draining(Draining {})).await;
+    assert!(attached.next().await.is_none(), "the controller closes its side");
+    drop(attached);
+    served.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn shutdown_does_not_wait_longer_than_its_limit() {
     let (controller, mut seen) = Obedient::new();
     let mut router = RouterEnd::start().await.unwrap();
