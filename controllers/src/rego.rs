@@ -9,6 +9,7 @@ mod builtins;
 mod calls;
 mod check;
 mod decide;
+mod explain;
 mod fields;
 mod graph;
 mod guard;
@@ -20,6 +21,7 @@ mod replica;
 mod rules;
 mod shape;
 mod source;
+mod testing;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -30,9 +32,11 @@ use jobgate_sdk::{AdmissionRequest, Verdict};
 use jobgate_yaml::{Fault, Faults};
 
 use check::Checked;
+pub(crate) use explain::Explanation;
 pub(crate) use replica::SourceFile;
 use replica::{Recipe, RuleAt};
 pub(crate) use rules::RuleInfo;
+pub(crate) use testing::TestRun;
 
 use crate::{Exposed, Reads};
 
@@ -68,6 +72,7 @@ impl Default for RegoOptions {
 pub(crate) struct RegoPolicy {
     policy: Arc<Recipe>,
     pool: pool::Pool,
+    budget: Duration,
     reads: Reads,
     fields: BTreeSet<&'static str>,
     lints: Vec<Fault>,
@@ -94,7 +99,7 @@ impl RegoPolicy {
         let pool = pool::Pool::start(policy.clone(), options.budget, options.workers)
             .map_err(|error| broken(format!("no thread to evaluate it on: {error}")))?;
         let Checked { reads, fields, lints, .. } = checked;
-        Ok(Self { policy, pool, reads, fields, lints })
+        Ok(Self { policy, pool, budget: options.budget, reads, fields, lints })
     }
 
     /// What it reads beyond what every controller is sent.
@@ -120,6 +125,20 @@ impl RegoPolicy {
     /// Decides about one job, within the time it has left. Nothing here is parsed or copied per decision.
     pub(crate) async fn decide(&self, request: &AdmissionRequest) -> Verdict {
         self.pool.decide(request).await.policy_version(self.policy.version.clone())
+    }
+
+    /// What each of its rules makes of a job: which fired, where the others stopped, with which values. Much slower than
+    /// deciding, and on a thread of its own that the caller waits for.
+    pub(crate) fn explain(&self, request: &AdmissionRequest) -> Result<Explanation, String> {
+        pool::deep(|| explain::explain(&self.policy, self.budget, request)).unwrap_or_else(Err)
+    }
+
+    /// Runs the tests of `*_test.rego` files against it, on a thread that the caller waits for.
+    pub(crate) fn run_tests(&self, tests: &[SourceFile]) -> Result<TestRun, Faults> {
+        let Recipe { files, data, rules, package, .. } = self.policy.as_ref();
+        pool::deep(|| testing::run(files, tests, data.as_ref(), rules)).unwrap_or_else(|what| {
+            Err(Fault::new(package.clone(), format!("the tests could not be run: {what}")).into())
+        })
     }
 
     /// Evaluations that did not stop in time and lost their thread, since the load.

@@ -58,7 +58,7 @@ pub(crate) fn check(
     checker.faults.append(&mut walk.faults);
     checker.exposed(&walk);
     let edges = std::mem::take(&mut walk.edges);
-    checker.recursion(&edges);
+    checker.faults.extend(too_deep(files, &modules, &edges));
     checker.unused(&edges);
     let lints = checker.lints(&walk);
     checker.name_rules(&annotations);
@@ -293,22 +293,8 @@ impl Checker<'_> {
         written.chain(unsent).collect()
     }
 
-    fn recursion(&mut self, edges: &BTreeMap<names::RuleName, BTreeSet<names::RuleName>>) {
-        for trouble in graph::check(edges) {
-            let (package, name) = &trouble.rule;
-            let found = self.modules.iter().enumerate().find_map(|(index, module)| {
-                let own = names::package(module) == *package;
-                let rule = module.policy.iter().find(|rule| own && names::rule_name(rule) == *name)?;
-                Some((index, rule.span().clone()))
-            });
-            if let Some((module, span)) = found {
-                self.fault(module, &span, trouble.message, trouble.help);
-            }
-        }
-    }
-
     /// A file that has no part in the policy is a file that somebody believes in.
-    fn unused(&mut self, edges: &BTreeMap<names::RuleName, BTreeSet<names::RuleName>>) {
+    fn unused(&mut self, edges: &Edges) {
         let mut used = BTreeSet::from([self.options.package.clone()]);
         loop {
             let before = used.len();
@@ -350,6 +336,35 @@ impl Checker<'_> {
             self.faults.push(place::fault(&error, self.files, &self.options.package));
         }
     }
+}
+
+type Edges = BTreeMap<names::RuleName, BTreeSet<names::RuleName>>;
+
+/// Refuses test files whose rules would take the evaluation too deep; whatever else is in them shows when they run.
+pub(crate) fn recursion(
+    files: &[SourceFile],
+    modules: &[NodeRef<Module>],
+    data: Option<&serde_json::Value>,
+) -> Result<(), Faults> {
+    let names = Names::gather(modules);
+    let mut walk = Walk::new(files, modules, &names, data);
+    walk.run();
+    Faults::collect(too_deep(files, modules, &walk.edges)).map_or(Ok(()), Err)
+}
+
+fn too_deep(files: &[SourceFile], modules: &[NodeRef<Module>], edges: &Edges) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for trouble in graph::check(edges) {
+        let (package, name) = &trouble.rule;
+        for (module, file) in modules.iter().zip(files).filter(|(module, _)| names::package(module) == *package) {
+            if let Some(rule) = module.policy.iter().find(|rule| names::rule_name(rule) == *name) {
+                let fault = file.source().fault(walk::place(rule.span()), trouble.message.clone());
+                faults.push(fault.help(trouble.help));
+                break;
+            }
+        }
+    }
+    faults
 }
 
 fn last_line(span: &Span) -> u32 {

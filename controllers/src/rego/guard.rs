@@ -150,7 +150,7 @@ impl Call {
                 return Ok(text.into());
             }
             (Matched, [Value::String(text), _, Value::String(new)]) => {
-                take((text.len() + 1).saturating_mul(new.len() + 1), &mut left)
+                take((text.len() + 1).saturating_mul(64 + 4 * new.len()), &mut left)
             }
             // Wrong types: the engine says so.
             _ => true,

@@ -131,10 +131,20 @@ impl Replica {
         &mut self.engine
     }
 
+    /// The question that rules are asked about by themselves.
+    pub(crate) fn set_input(&mut self, input: Value) {
+        self.engine.set_input(input);
+    }
+
     fn limit(&mut self, limit: Duration) {
-        self.engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: CHECK_INTERVAL });
+        self.engine.set_execution_timer_config(timer(limit));
         guard::begin();
     }
+}
+
+/// Stops an evaluation at `limit`.
+pub(crate) fn timer(limit: Duration) -> ExecutionTimerConfig {
+    ExecutionTimerConfig { limit, check_interval: CHECK_INTERVAL }
 }
 
 /// Where a rule is: the module by the order of files, the rule by its order in the file.

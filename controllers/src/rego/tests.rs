@@ -3,6 +3,7 @@
 mod decisions;
 mod reading;
 mod refusals;
+mod tools;
 mod traps;
 
 use std::{
