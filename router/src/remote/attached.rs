@@ -32,6 +32,8 @@ pub(crate) struct Instance {
     outgoing: mpsc::Sender<Outgoing>,
     /// Says that there may be room again.
     room_made: Arc<Notify>,
+    /// Says that a question was closed.
+    ended: Notify,
     /// Most open questions at once.
     room: usize,
     open: AtomicUsize,
@@ -97,6 +99,7 @@ impl Attached {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             outgoing,
             room_made: self.room_made.clone(),
+            ended: Notify::new(),
             room,
             open: AtomicUsize::new(0),
             state: Mutex::new(State { version, ..State::default() }),
@@ -217,7 +220,12 @@ impl Instance {
         lock(&self.state).draining = true;
     }
 
-    /// Whether any question is open.
+    /// Ends when a question that was open is not any more.
+    pub(crate) fn question_ended(&self) -> impl Future<Output = ()> + '_ {
+        self.ended.notified()
+    }
+
+    /// Whether no question is open.
     pub(crate) fn is_idle(&self) -> bool {
         self.open.load(Ordering::Acquire) == 0
     }
@@ -248,6 +256,7 @@ impl Drop for Open {
         let unanswered = lock(&self.instance.state).questions.remove(&self.id).is_some();
         self.instance.open.fetch_sub(1, Ordering::AcqRel);
         self.instance.room_made.notify_one();
+        self.instance.ended.notify_one();
         if unanswered {
             let withdrawn = Withdrawn { id: self.id.to_string() };
             // A stream that is full or gone learns it by the time limit of the question.

@@ -144,8 +144,14 @@ impl Stream {
     async fn run(self, mut incoming: Streaming<ControllerMessage>) {
         let mut closing = self.tunnels.closing.clone();
         let (mut open, mut draining) = (true, false);
-        while open && !(draining && self.instance.is_idle()) {
+        while open {
+            // Before looking, so that a question that ends in between is not missed.
+            let ended = self.instance.question_ended();
+            if draining && self.instance.is_idle() {
+                break;
+            }
             tokio::select! {
+                () = ended, if draining => {}
                 message = incoming.message() => match message {
                     Ok(Some(ControllerMessage { message: Some(message) })) => {
                         open = self.hear(message, &mut draining).await;

@@ -227,8 +227,9 @@ struct Teller<'a> {
 impl Teller<'_> {
     /// Ends with the orders or, when the router shuts down, as soon as the runner has no job left.
     async fn tell(mut self, mut orders: mpsc::Receiver<RunnerOrder>, closing: CancellationToken) -> Option<Status> {
+        let mut closed = false;
         loop {
-            if closing.is_cancelled() && self.drained && self.leases.held().is_empty() {
+            if closed && self.drained && self.leases.held().is_empty() {
                 return Some(ended(&CoreError::Closing));
             }
             let order = tokio::select! {
@@ -236,7 +237,10 @@ impl Teller<'_> {
                     Some(order) => order,
                     None => return Some(ended(&CoreError::Closing)),
                 },
-                () = closing.cancelled(), if !self.drained => RunnerOrder::Drain,
+                () = closing.cancelled(), if !closed => {
+                    closed = true;
+                    RunnerOrder::Drain
+                }
                 () = self.leases.fewer.notified() => continue,
             };
             if let Err(end) = self.pass_on(order).await {
