@@ -72,7 +72,8 @@ where
     };
     let io = TokioIo::new(NoStall::new(stream, context.limits.write_stall));
     let mut connection = pin!(context.builder.serve_connection(io, service));
-    let mut idle = pin!(activity.wait_idle(&context.limits));
+    let mut idle = pin!(activity.quiet_for(context.limits.idle));
+    let mut silent = pin!(activity.silent(&context.limits));
     let mut closing = pin!(context.closing.cancelled());
     let mut told = false;
     loop {
@@ -83,19 +84,18 @@ where
                 }
                 return;
             }
-            quiet = idle.as_mut(), if !told => match quiet {
-                Quiet::NeverAsked => {
-                    tracing::debug!(%peer, "connection without a request closed");
-                    return;
-                }
-                Quiet::Idle => {
-                    connection.as_mut().graceful_shutdown();
-                    told = true;
-                }
-            },
+            () = idle.as_mut(), if !told => {
+                connection.as_mut().graceful_shutdown();
+                told = true;
+            }
             () = closing.as_mut(), if !told => {
                 connection.as_mut().graceful_shutdown();
                 told = true;
+            }
+            // Not a first request, or no leave taken when asked to go.
+            () = silent.as_mut() => {
+                tracing::debug!(%peer, "silent connection closed");
+                return;
             }
             () = context.kill.cancelled() => return,
         }
@@ -110,13 +110,6 @@ pub(super) struct Shared {
     pub(super) closing: CancellationToken,
     /// The end.
     pub(super) kill: CancellationToken,
-}
-
-enum Quiet {
-    /// There was no first request in time.
-    NeverAsked,
-    /// There was no request for long.
-    Idle,
 }
 
 /// Open requests of a connection, and when the last one ended.
@@ -140,22 +133,27 @@ impl Activity {
         OpenRequest(self.clone())
     }
 
-    async fn wait_idle(&self, limits: &Limits) -> Quiet {
-        tokio::time::sleep(limits.header_read).await;
-        if self.seen.load(Ordering::Relaxed) == 0 {
-            return Quiet::NeverAsked;
-        }
+    /// Ends when there has been no open request for so long.
+    async fn quiet_for(&self, limit: Duration) {
         loop {
             let quiet_since = if self.open.load(Ordering::Relaxed) > 0 {
                 Instant::now()
             } else {
                 self.born + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
             };
-            let until = quiet_since + limits.idle;
+            let until = quiet_since + limit;
             if until <= Instant::now() {
-                return Quiet::Idle;
+                return;
             }
             tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// Ends when no first request came in time, or when the connection is still there some time after it was idle.
+    async fn silent(&self, limits: &Limits) {
+        tokio::time::sleep(limits.header_read).await;
+        if self.seen.load(Ordering::Relaxed) > 0 {
+            self.quiet_for(limits.idle + limits.header_read).await;
         }
     }
 }

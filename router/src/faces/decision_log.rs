@@ -122,3 +122,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,6 +101,13 @@ pub(super) struct Snapshot {
     pub(super) controllers: Vec<ControllerStatus>,
 }
 
+#[cfg(test)]
+impl Snapshot {
+    pub(super) fn empty() -> Self {
+        Self { ready: false, queue: QueueStatus::default(), runners: Vec::new(), controllers: Vec::new() }
+    }
+}
+
 /// A connection that is open until this is dropped.
 pub(super) struct OpenConnection(Gauge);
 

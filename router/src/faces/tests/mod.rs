@@ -1,4 +1,11 @@
 //! The faces from outside, over real sockets, in front of the real task that owns the state.
 
+mod auth;
+mod grpc;
+mod limits;
+mod log;
 mod rest;
+mod runner;
 mod support;
+mod tls;
+mod watch;

@@ -283,7 +283,7 @@ fn start_core(config: &Config) -> Running {
             max_finished: 1000,
             admission_ttl: config.admission_ttl,
         },
-        store: Box::new(MemoryStore::default()),
+        store: Box::new(MemoryStore),
         observer: Arc::new(Nobody),
         export: Box::new(|_| {}),
     })
