@@ -43,7 +43,7 @@ fn request() -> AdmissionRequest {
         environment: Some(String::new()),
         tags: Some(Strings { values: vec!["docker".into(), "linux".into()] }),
         image: Some(image("builder")),
-        services: vec![Service { image: image("postgres"), alias: vec!["db".into()] }],
+        services: vec![Service { image: Some(image("postgres")), alias: vec!["db".into()] }],
         variables: (0..8).map(variable).collect(),
         timeout_seconds: Some(3600),
         ..Job::default()
