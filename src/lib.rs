@@ -1,8 +1,12 @@
-//! The command-line program `jobgate`, and what it is made of: [`runner::Runner`] is the native runner,
+//! The command-line program `jobgate`, and what it is made of: [`command::main`] is the program, [`runner::Runner`] is the native runner,
 //! [`connection::Connection`] how client commands reach a router.
 
+mod client;
+pub mod command;
 /// How to reach a router.
 pub mod connection;
+/// What commands print, and how they end.
+pub mod output;
 mod policies;
 pub mod runner;
 /// What proves who is calling.

@@ -1,5 +1,5 @@
 //! The command line of jobgate. Everything it does is in the library, where tests reach it.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    jobgate::command::main()
 }

@@ -1,0 +1,50 @@
+use std::path::PathBuf;
+
+use super::signals;
+use crate::{
+    client::RouterArgs,
+    output::{Ended, Exit, Failure, Output},
+    runner::Runner,
+};
+
+/// Run jobs: a small native runner that executes scripts with sh, for trials and tests
+///
+/// It takes jobs from the router's own queue and runs their scripts as its own user, each in a scratch directory and a process
+/// group of its own. It has no containers, caches or artifacts. What is masked in a job document, and every job token, is
+/// masked in the output. SIGTERM or SIGINT: running jobs end first; the second time: they are killed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  jobgate runner --name shell-1 --token-file shell-1.token --capacity 4")]
+pub(super) struct Args {
+    /// Name of the runner in the router's configuration
+    #[arg(long)]
+    name: String,
+    /// Jobs to run at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    capacity: u32,
+    /// Tells it from others with the same token [default: NAME@HOST]
+    #[arg(long, value_name = "ID")]
+    system_id: Option<String>,
+    /// Below which each job gets a directory of its own [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+    #[command(flatten)]
+    router: RouterArgs,
+}
+
+impl Args {
+    pub(super) async fn run(&self, _output: &mut Output) -> Ended {
+        let mut runner = Runner::new(self.router.connection()?, &self.name).capacity(self.capacity);
+        if let Some(id) = &self.system_id {
+            runner = runner.system_id(id);
+        }
+        if let Some(scratch) = &self.scratch {
+            if !scratch.is_dir() {
+                return Err(Failure::new(format_args!("--scratch {}: there is no such directory", scratch.display())));
+            }
+            runner = runner.scratch(scratch);
+        }
+        // A job may end while signals are delivered: the future is large, and lives as long as the program.
+        Box::pin(runner.run(signals::shutdown()?)).await.map_err(Failure::new)?;
+        Ok(Exit::Good)
+    }
+}

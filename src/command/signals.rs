@@ -1,0 +1,30 @@
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{output::Failure, runner::Shutdown};
+
+/// What SIGTERM and SIGINT ask for: the first one to drain, the next one to stop now.
+pub(super) fn shutdown() -> Result<watch::Receiver<Shutdown>, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(format_args!("cannot listen to signals: {error}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (tell, told) = watch::channel(Shutdown::Not);
+    tokio::spawn(async move {
+        for next in [Shutdown::Drain, Shutdown::Now] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tell.send_replace(next);
+        }
+        // Kept open: nobody is to see this end as a third word.
+        tell.closed().await;
+    });
+    Ok(told)
+}
+
+/// Over at the first signal.
+pub(super) async fn first(mut told: watch::Receiver<Shutdown>) {
+    let _ = told.wait_for(|now| *now != Shutdown::Not).await;
+}
