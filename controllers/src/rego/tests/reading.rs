@@ -145,3 +145,53 @@ fn what_is_hardly_meant_is_said() {
         ""
     );
 }
+
+#[test]
+fn the_policies_of_the_page_load() {
+    let page = include_str!("../../../../docs/policies-rego.md");
+    let blocks: Vec<_> = page.split("```rego\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 3);
+    let policy =
+        RegoPolicy::load(&[file("page.rego", blocks[0])], None, &options()).unwrap_or_else(|faults| panic!("{faults}"));
+    let needs = load(&blocks[1].replace('…', "no")).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(needs.fields().contains("job.environment"));
+    let run = policy.run_tests(&[file("page_test.rego", blocks[2])]).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(run.tests.iter().all(|test| test.passed) && run.tests.len() == 1, "{run:?}");
+}
+
+#[test]
+fn the_policy_library_loads_and_its_tests_pass() {
+    let library = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/policies");
+    let mut loaded = 0;
+    for directory in std::fs::read_dir(library).unwrap() {
+        let (mut files, mut tests, mut data) = (Vec::new(), Vec::new(), None);
+        for entry in std::fs::read_dir(directory.unwrap().path()).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            match name.as_str() {
+                "data.json" => data = Some(serde_json::from_str(&text).unwrap()),
+                "data.yaml" => {
+                    let source = jobgate_yaml::Source::new(name.as_str(), text);
+                    data = Some(
+                        jobgate_yaml::Document::parse(&source, jobgate_yaml::Limits::default())
+                            .unwrap()
+                            .root()
+                            .to_json(),
+                    );
+                }
+                _ if name.ends_with("_test.rego") => tests.push(file(&name, &text)),
+                _ if name.ends_with(".rego") => files.push(file(&name, &text)),
+                _ => {}
+            }
+        }
+        if files.is_empty() {
+            continue;
+        }
+        let policy = RegoPolicy::load(&files, data, &options()).unwrap_or_else(|faults| panic!("{faults}"));
+        let run = policy.run_tests(&tests).unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(run.tests.iter().all(|test| test.passed), "{:#?}", run.tests);
+        loaded += 1;
+    }
+    assert!(loaded >= 2, "{loaded}");
+}
