@@ -85,6 +85,9 @@ pub fn read_documents(bytes: &Bytes, name: &str, limit: usize) -> Result<Vec<Job
     let input = Input::new(name, text(bytes, name, limit)?);
     let parts = tree::parse(&input);
     let many = parts.len() > 1 || input.text.trim_start().starts_with(['[', '-']);
+    if parts.is_empty() && input.is_clean() {
+        input.note(tree::Mark::Unknown, "there is no job document in it");
+    }
     let mut documents = Vec::with_capacity(parts.len());
     for (index, part) in parts.into_iter().enumerate() {
         let root = Cursor::root(&part.root, many.then_some(index), &input);

@@ -236,3 +236,114 @@ fn is_image_id(name: &str) -> bool {
     let id = name.strip_prefix("sha256:").unwrap_or(name);
     id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c";
+
+    fn parts(registry: &str, repository: &str, tag: Option<&str>, digest: Option<&str>) -> Option<Parts> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Some(Parts { registry: registry.into(), repository: repository.into(), tag: owned(tag), digest: owned(digest) })
+    }
+
+    #[test]
+    fn names_are_normalised_as_docker_does() {
+        for (name, registry, repository, tag) in [
+            ("alpine", "docker.io", "library/alpine", "latest"),
+            ("alpine:3.20", "docker.io", "library/alpine", "3.20"),
+            ("acme/api", "docker.io", "acme/api", "latest"),
+            ("docker.io/alpine", "docker.io", "library/alpine", "latest"),
+            ("index.docker.io/alpine:3", "docker.io", "library/alpine", "3"),
+            ("localhost/x", "localhost", "x", "latest"),
+            ("localhost:5000/x:1", "localhost:5000", "x", "1"),
+            ("reg.example/x/y/z:1", "reg.example", "x/y/z", "1"),
+            ("reg:5000/x", "reg:5000", "x", "latest"),
+            ("reg.example:5000", "docker.io", "library/reg.example", "5000"),
+            ("REG.Example/x", "reg.example", "x", "latest"),
+            // Docker takes a first part with a capital for a host.
+            ("EVIL/x:1", "evil", "x", "1"),
+            ("Evil/library/alpine", "evil", "library/alpine", "latest"),
+            ("alpine:Latest", "docker.io", "library/alpine", "Latest"),
+        ] {
+            assert_eq!(parse(name), parts(registry, repository, Some(tag), None), "{name}");
+        }
+        assert_eq!(parse(&format!("alpine@{DIGEST}")), parts("docker.io", "library/alpine", None, Some(DIGEST)));
+        assert_eq!(parse(&format!("a.b/c:1@{DIGEST}")), parts("a.b", "c", Some("1"), Some(DIGEST)));
+    }
+
+    #[test]
+    fn names_that_are_not_certain_have_no_parts() {
+        let upper = format!("alpine@{}", DIGEST.replace("b5bb", "B5BB"));
+        for name in [
+            "",
+            " ",
+            "alpine ",
+            " alpine",
+            "alpine:",
+            "alpine@",
+            "alpine:a:b",
+            "alpine:$T",
+            "$IMAGE",
+            "Alpine",
+            "acme/Api",
+            "[::1]:5000/x",
+            "[fe80::1]/x",
+            "https://reg.example/x",
+            "docker://alpine",
+            "user:secret@reg.example/x",
+            "alpine@sha256:abc",
+            "alpine@md5:d41d8cd98f00b204e9800998ecf8427e",
+            "a//b",
+            "/a",
+            "a/",
+            "../a",
+            "a/../b",
+            "r\u{435}g.example/x",
+            "alpine:\u{661}",
+            "alpine\n",
+            "alpine\0",
+            "a b",
+            "a\tb",
+            "-a",
+            ".a",
+            // Ids of images that the runner may have.
+            DIGEST,
+            &DIGEST[7..],
+            &upper,
+        ] {
+            assert_eq!(parse(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn references_are_told_from_text() {
+        for (text, reference, key) in [
+            ("$A/x", "$A", Some("A")),
+            ("$A_1-x", "$A_1", Some("A_1")),
+            ("${A}x", "${A}", Some("A")),
+            ("$$A", "$$", None),
+            ("${A:-x}", "${A:-x}", None),
+            ("${{ job.inputs.x }}", "${{ job.inputs.x }", None),
+            ("${A", "${A", None),
+            ("${}", "${}", None),
+            ("$1x", "$1x", None),
+            ("$", "$", None),
+            ("$-", "$", None),
+        ] {
+            let (found, _) = text.split_at(reference_len(text));
+            assert_eq!((found, key_of(found)), (reference, key), "{text}");
+        }
+    }
+
+    #[test]
+    fn userinfo_and_schemes_are_told_from_digests() {
+        for name in ["u:p@reg/x", "u@reg/x:1", "https://reg/x", "a@b@c", "$U:$P@reg/x"] {
+            assert!(hides_userinfo(name), "{name}");
+        }
+        for name in ["alpine", "a/b:1@sha256:00", "alpine@$DIGEST"] {
+            assert!(!hides_userinfo(name), "{name}");
+        }
+    }
+}

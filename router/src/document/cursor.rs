@@ -7,7 +7,7 @@ use jobgate_yaml::{Fault, Faults, Place, Source, nearest};
 use super::tree::{Mark, Node, Value};
 
 /// Faults reported of one input; the rest is counted.
-const FAULTS_MAX: usize = 32;
+pub(super) const FAULTS_MAX: usize = 32;
 
 /// A text being read, and what is wrong with it. Faults say where, and never quote a value: documents hold secrets.
 pub(crate) struct Input<'t> {

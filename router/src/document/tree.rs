@@ -12,7 +12,7 @@ use jobgate_yaml::{Place, Source};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::cursor::Input;
+use super::cursor::{FAULTS_MAX, Input};
 
 /// Values in one input, so that a small text cannot grow into much memory.
 const VALUES_MAX: usize = 500_000;
@@ -244,7 +244,10 @@ impl<'j> Seed<'j> {
     fn check_keys(self, entries: &[(Cow<'_, str>, Node<'_>)]) {
         let note = |(key, node): &(Cow<'_, str>, Node<'_>)| {
             let message = format!("the key `{}` stands here twice", super::cursor::shown(key));
-            self.json.faults.borrow_mut().push((node.mark, message));
+            let mut faults = self.json.faults.borrow_mut();
+            if faults.len() < FAULTS_MAX {
+                faults.push((node.mark, message));
+            }
         };
         if entries.len() > SMALL {
             let mut seen = HashSet::with_capacity(entries.len());
