@@ -70,17 +70,18 @@ impl<'c> Resolver<'c> {
         let user = spec.users.first().map(|user| self.resolve(user));
         let platform = spec.platform.as_deref().map(|platform| self.resolve(platform));
         let certain = user.iter().chain(&platform).all(|value| !is_open(value)) && !has_inputs(spec);
-        let parts = parse(&name).filter(|_| certain);
         let clean = |text: &str| self.secrets.clean(text).into_owned();
         let (shown_name, shown_resolved) = match hides_userinfo(&spec.name) || hides_userinfo(&name) {
             true => (secrets::REDACTED.to_owned(), secrets::REDACTED.to_owned()),
             false => (clean(&spec.name), clean(&name)),
         };
+        // What cannot be shown cannot be judged.
+        let parts = parse(&name).filter(|_| certain && shown_resolved == name);
         let mut image = Image {
             name: shown_name,
             resolved: shown_resolved,
             unresolved: parts.is_none(),
-            pull_policy: spec.pull_policy.clone(),
+            pull_policy: spec.pull_policy.iter().map(|text| clean(text)).collect(),
             entrypoint: spec.entrypoint.iter().map(|text| clean(text)).collect(),
             command: spec.command.iter().map(|text| clean(text)).collect(),
             user: user.map(|user| clean(&user)),

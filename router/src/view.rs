@@ -211,7 +211,7 @@ impl<'c> Viewer<'c> {
             timeout_seconds: content.timeout_seconds,
             artifact_paths: self.texts(&content.artifact_paths),
             cache_keys: self.texts(&content.cache_keys),
-            secret_providers: content.secret_providers.clone(),
+            secret_providers: self.texts(&content.secret_providers),
             script: None,
             priority: 0,
             claims,
@@ -224,7 +224,7 @@ impl<'c> Viewer<'c> {
         job.variables = self.variables();
         if self.expose.script() {
             let line = |line: &ScriptLine| ScriptLine {
-                place: line.place.clone(),
+                place: self.secrets.clean(&line.place).into_owned(),
                 text: self.secrets.without_credentials(&line.text).into_owned(),
             };
             job.script = Some(Script { lines: self.content.script.iter().map(line).collect() });
