@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jobgate_yaml::Faults;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     auth::{Caller, Right},
@@ -35,7 +34,6 @@ const LOOKED_AT: usize = 10_000;
 pub(super) struct Jobs {
     pub(super) handle: Handle,
     document_bytes: usize,
-    submissions: Arc<Semaphore>,
 }
 
 /// Which page of which jobs.
@@ -48,18 +46,12 @@ pub(super) struct Query {
 }
 
 impl Jobs {
-    pub(super) fn new(handle: Handle, document_bytes: usize, submissions: usize) -> Self {
-        Self { handle, document_bytes, submissions: Arc::new(Semaphore::new(submissions)) }
+    pub(super) fn new(handle: Handle, document_bytes: usize) -> Self {
+        Self { handle, document_bytes }
     }
 
     pub(super) fn document_bytes(&self) -> usize {
         self.document_bytes
-    }
-
-    /// A turn to read documents; bounds what they take of memory.
-    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        let turn = self.submissions.acquire().await;
-        turn.map_err(|_| ApiError::new(Kind::Unavailable, "the router is shutting down"))
     }
 
     /// Submits documents, all or none.

@@ -17,7 +17,7 @@ mod status;
 mod throttle;
 mod tls;
 
-pub use auth::{Auth, BadProjects};
+pub use auth::{Auth, AuthError};
 pub use decision_log::{DecisionLog, DecisionLogEnd};
 pub use limits::Limits;
 pub use metrics::Metrics;

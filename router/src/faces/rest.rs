@@ -107,7 +107,6 @@ async fn submit(
     Pairs::read(&uri, &[])?;
     media_type(&headers)?;
     let key = idempotency_key(&headers)?;
-    let _turn = rest.jobs.turn().await?;
     let documents = read_body(&rest.jobs, &headers, body).await?;
     let jobs = rest.jobs.submit(&caller, documents, &key).await?;
     let jobs = jobs

@@ -1,6 +1,6 @@
 //! All faces together, on one address.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -8,12 +8,13 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
-use tokio::net::TcpListener;
+use http::Method;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::{
-    Auth, BadProjects, ControllersStatus, Limits, Metrics, Readiness, Tls, TlsError, auth,
+    Auth, AuthError, ControllersStatus, Limits, Metrics, Readiness, Tls, TlsError, auth,
     error::{ApiError, Kind},
     grpc,
     jobs::Jobs,
@@ -61,17 +62,9 @@ pub enum BindError {
     /// Certificate and key cannot be used.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
-    /// The tokens cannot be used.
+    /// The tokens cannot be used, or there are none and the address is not for trials.
     #[error(transparent)]
-    Tokens(#[from] BadProjects),
-    /// Without tokens the router listens on loopback only.
-    #[error(
-        "without tokens and runners the router listens on loopback only, not on {address}; add `tokens` and `runners`"
-    )]
-    TrialBeyondLoopback {
-        /// The address.
-        address: SocketAddr,
-    },
+    Tokens(#[from] AuthError),
     /// The descriptions of the services cannot be read; a fault of the build.
     #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -98,9 +91,6 @@ impl Server {
     /// [`BindError`]: the address is in use, the certificate cannot be used …
     pub async fn bind(config: &Config, parts: Parts) -> Result<Self, BindError> {
         let wanted = config.listen;
-        if config.is_trial() && !wanted.ip().is_loopback() {
-            return Err(BindError::TrialBeyondLoopback { address: wanted });
-        }
         let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let listen = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse { address: wanted },
@@ -166,15 +156,28 @@ impl fmt::Debug for Parts {
 
 fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router, BindError> {
     let Parts { handle, controllers, metrics, readiness, services, limits } = parts.clone();
-    let jobs = Jobs::new(handle.clone(), limits.document_bytes, limits.submissions);
+    let jobs = Jobs::new(handle.clone(), limits.document_bytes);
     let grpc = grpc::routes(services, jobs.clone(), &limits, &readiness, closing)?;
     let rest = rest::routes(Rest { jobs, controllers: controllers.clone() });
     let observe = observe::routes(Observe { handle, metrics, readiness, controllers });
     let json = rest.merge(observe).layer(middleware::from_fn(rest::plain_headers));
     let app = grpc.into_axum_router().reset_fallback().merge(json).fallback(rest::nowhere);
+    let turns = Arc::new(Semaphore::new(limits.submissions));
     Ok(app
+        .layer(middleware::from_fn_with_state(turns, in_turn))
         .layer(middleware::from_fn_with_state(limits.request, in_time))
         .layer(middleware::from_fn_with_state(auth.clone(), auth::check)))
+}
+
+/// Documents are read by a few at a time, over REST and gRPC together: it bounds what they take of memory.
+async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let is_submission =
+        request.method() == Method::POST && ["/v1/jobs", "/jobgate.job.v1.Jobs/Submit"].contains(&request.uri().path());
+    if !is_submission {
+        return next.run(request).await;
+    }
+    let _turn = turns.acquire().await;
+    next.run(request).await
 }
 
 /// Ends a request that is not read and answered in time; a stream counts as answered when it begins.

@@ -43,7 +43,7 @@ impl Auth {
             self.0.site.check(request.uri(), request.headers()).map_err(|foreign| self.foreign(foreign))?;
         }
         let door = Door::of(request.uri().path());
-        if door == Door::Open || (self.0.open_metrics && request.uri().path() == "/metrics") {
+        if door == Door::Open || (self.0.address.ip().is_loopback() && request.uri().path() == "/metrics") {
             return Ok(());
         }
         if keys.trial && door != Door::Controllers {

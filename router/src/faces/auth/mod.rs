@@ -26,18 +26,32 @@ pub struct Auth(Arc<Shared>);
 struct Shared {
     keys: ArcSwap<Keys>,
     site: Site,
-    /// Beyond loopback the metrics need a token.
-    open_metrics: bool,
+    /// Where it listens, whatever a later configuration says. Beyond loopback the metrics need a token.
+    address: SocketAddr,
     metrics: Metrics,
     wrong: Throttle,
 }
 
-/// Why a token list cannot be used: a glob in it is none. The configuration's own reader refuses it before.
+/// Why the tokens of a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("token `{token}`: {source}")]
-pub struct BadProjects {
-    token: Arc<str>,
-    source: crate::glob::BadGlob,
+#[non_exhaustive]
+pub enum AuthError {
+    /// A glob of a token is none. The configuration's own reader refuses it before.
+    #[error("token `{token}`: {source}")]
+    Projects {
+        /// Name of the token.
+        token: Arc<str>,
+        /// What is wrong with the glob.
+        source: crate::glob::BadGlob,
+    },
+    /// There are neither tokens nor runners, and the router listens beyond loopback: anybody could do anything.
+    #[error(
+        "without tokens and runners the router listens on loopback only, not on {address}; add `tokens` and `runners`"
+    )]
+    TrialBeyondLoopback {
+        /// Where it listens.
+        address: SocketAddr,
+    },
 }
 
 struct Keys {
@@ -56,20 +70,19 @@ enum Holder {
 }
 
 impl Auth {
-    pub(super) fn new(config: &Config, address: SocketAddr, metrics: Metrics) -> Result<Self, BadProjects> {
-        let keys = ArcSwap::from_pointee(Keys::new(config)?);
+    pub(super) fn new(config: &Config, address: SocketAddr, metrics: Metrics) -> Result<Self, AuthError> {
+        let keys = ArcSwap::from_pointee(Keys::new(config, address)?);
         let site = Site::new(address, config.external_url.as_deref());
-        let open_metrics = address.ip().is_loopback();
-        Ok(Self(Arc::new(Shared { keys, site, open_metrics, metrics, wrong: Throttle::default() })))
+        Ok(Self(Arc::new(Shared { keys, site, address, metrics, wrong: Throttle::default() })))
     }
 
     /// Takes the tokens of another configuration. Open streams go on under the old ones.
     ///
     /// # Errors
     ///
-    /// [`BadProjects`]; the old tokens stay.
-    pub fn replace(&self, config: &Config) -> Result<(), BadProjects> {
-        self.0.keys.store(Arc::new(Keys::new(config)?));
+    /// [`AuthError`]; the old tokens stay.
+    pub fn replace(&self, config: &Config) -> Result<(), AuthError> {
+        self.0.keys.store(Arc::new(Keys::new(config, self.0.address)?));
         Ok(())
     }
 
@@ -89,10 +102,13 @@ impl fmt::Debug for Auth {
 }
 
 impl Keys {
-    fn new(config: &Config) -> Result<Self, BadProjects> {
+    fn new(config: &Config, address: SocketAddr) -> Result<Self, AuthError> {
+        if config.is_trial() && !address.ip().is_loopback() {
+            return Err(AuthError::TrialBeyondLoopback { address });
+        }
         let caller = |token: &crate::config::TokenConfig| {
             let globs = token.projects.iter().map(|glob| ProjectGlob::parse(glob)).collect::<Result<Vec<_>, _>>();
-            let globs = globs.map_err(|source| BadProjects { token: token.name.clone(), source })?;
+            let globs = globs.map_err(|source| AuthError::Projects { token: token.name.clone(), source })?;
             Ok((token.token.clone(), Caller::new(token, globs)))
         };
         let controllers = config.controllers.iter().filter_map(|controller| match &controller.kind {

@@ -203,3 +203,22 @@ async fn trial_mode_looks_at_the_authority_of_grpc_too() {
     let mut tunnel = AdmissionTunnelClient::new(world.channel().await);
     assert_eq!(tunnel.attach(tokio_stream::empty()).await.unwrap_err().code(), Code::Unauthenticated);
 }
+
+#[tokio::test]
+async fn beyond_loopback_the_metrics_need_a_token_and_trial_mode_cannot_be_had() {
+    let mut setup = Setup::guarded();
+    setup.config.listen = "0.0.0.0:0".parse().unwrap();
+    setup.config.insecure = true;
+    let mut world = setup.start().await;
+    world.address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    assert_eq!(world.get("/metrics", "").await.status, 401);
+    assert_eq!(world.get("/metrics", ACME).await.status, 403);
+    assert_eq!(world.get("/metrics", READER).await.status, 200);
+    assert_eq!(world.get("/readyz", "").await.status, 200);
+
+    // Fine for the address this configuration names, and not for the one the router listens on.
+    let trial = Setup::trial().config;
+    let error = world.auth.replace(&trial).unwrap_err().to_string();
+    assert!(error.contains("loopback only, not on 0.0.0.0:"), "{error}");
+    assert_eq!(world.get("/v1/jobs", "").await.status, 401);
+}

@@ -8,7 +8,7 @@ use tokio::{
 use tonic::Code;
 
 use super::support::{ALL, Answer, Setup, document, with_token};
-use crate::faces::{BindError, Metrics, Parts, Readiness, Server};
+use crate::faces::{AuthError, BindError, Metrics, Parts, Readiness, Server};
 
 const SHORT: Duration = Duration::from_millis(50);
 /// Nothing of these tests takes so long unless it hangs.
@@ -212,5 +212,45 @@ async fn an_address_in_use_or_not_for_trials_is_a_clear_error() {
     let error = bind(&address).await;
     assert!(matches!(error, BindError::InUse { .. }));
     assert!(error.to_string().starts_with(&format!("{address} is in use")), "{error}");
-    assert!(matches!(bind("0.0.0.0:0").await, BindError::TrialBeyondLoopback { .. }));
+    assert!(matches!(bind("0.0.0.0:0").await, BindError::Tokens(AuthError::TrialBeyondLoopback { .. })));
+}
+
+#[tokio::test]
+async fn submissions_wait_for_their_turn_over_both_faces() {
+    let mut setup = Setup::guarded();
+    setup.limits.submissions = 1;
+    let world = setup.start().await;
+    let head = format!(
+        "POST /v1/jobs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ALL}\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+    );
+    let mut first = TcpStream::connect(world.address).await.unwrap();
+    first.write_all(head.as_bytes()).await.unwrap();
+    let mut block = [0; 64];
+    assert!(first.read(&mut block).await.unwrap() > 0, "its body is awaited: it has the turn");
+    let mut client = JobsClient::new(world.channel().await);
+    let request = SubmitRequest { documents: document("a/b").into(), idempotency_key: String::new() };
+    let mut second = std::pin::pin!(client.submit(with_token(request, ALL)));
+    // Others are served meanwhile.
+    tokio::select! {
+        biased;
+        _ = second.as_mut() => panic!("not its turn"),
+        answer = world.get("/v1/jobs", ALL) => assert_eq!(answer.status, 200),
+    }
+    drop(first);
+    second.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_is_cut_off() {
+    let mut setup = Setup::trial();
+    setup.limits.write_stall = SHORT;
+    let world = setup.start().await;
+    for _ in 0..900 {
+        world.handle.submit(vec![crate::testing::new_job(crate::JobId::fresh().as_str(), "a/b")], None).await.unwrap();
+    }
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    let request = format!("GET /v1/jobs?limit=1000 HTTP/1.1\r\nhost: {}\r\n\r\n", world.address);
+    // Asks again and again, and reads nothing, until the server does not take any more of it.
+    let cut = async { while stream.write_all(request.as_bytes()).await.is_ok() {} };
+    assert!(tokio::time::timeout(HANGS, cut).await.is_ok(), "the server has reset the connection");
 }

@@ -248,3 +248,28 @@ async fn in_trial_mode_a_runner_says_who_it_is() {
     let world = Setup::guarded().start().await;
     assert_eq!(Runner::open(&world, say("gpu-1", "")).await.err().unwrap().code(), Code::Unauthenticated);
 }
+
+#[tokio::test]
+async fn nothing_of_a_document_is_logged_on_its_way_to_a_runner() {
+    const SECRET: &str = "hunter2-hunter2";
+    let log = super::log::Log::start();
+    let world = Setup::guarded().start().await;
+    let mut runner = Runner::attached(&world, "host-1").await;
+    runner.say(Message::Credit(wire::Credit { slots: 1 })).await;
+    let document = document("acme/api").replace("true", SECRET);
+    assert_eq!(world.post("/v1/jobs", ALL, &document).await.status, 201);
+    let assign = loop {
+        if let gateway_message::Message::Assign(assign) = runner.hear().await {
+            break assign;
+        }
+    };
+    assert!(String::from_utf8(assign.document.to_vec()).unwrap().contains(SECRET));
+    assert!(!format!("{assign:?}").contains(SECRET));
+    runner.say(hello("host-1", 2)).await;
+    assert_eq!(runner.end().await, Code::InvalidArgument);
+    let text = log.text();
+    assert!(text.contains("runner attached") && text.contains("runner detached"), "{text}");
+    for secret in [SECRET, RUNNER, ALL] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
