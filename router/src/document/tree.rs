@@ -16,6 +16,8 @@ use super::cursor::{FAULTS_MAX, Input};
 
 /// Values in one input, so that a small text cannot grow into much memory.
 const VALUES_MAX: usize = 500_000;
+/// The same in YAML, where aliases repeat much by little and reading takes longer.
+const YAML_VALUES_MAX: usize = 200_000;
 /// Lists and mappings within each other, in YAML. In JSON it is serde_json's own limit, 128.
 const DEPTH_MAX: usize = 64;
 /// Mappings larger than this are checked for duplicate keys by a set.
@@ -129,7 +131,7 @@ fn note_json(input: &Input<'_>, text: &str, start: usize, error: &serde_json::Er
 
 fn parse_yaml<'a>(input: &Input<'a>) -> Vec<Part<'a>> {
     let source = Source::secret(input.name, input.text);
-    let limits = jobgate_yaml::Limits { bytes: usize::MAX, depth: DEPTH_MAX, nodes: VALUES_MAX };
+    let limits = jobgate_yaml::Limits { bytes: usize::MAX, depth: DEPTH_MAX, nodes: YAML_VALUES_MAX };
     let root = match jobgate_yaml::Document::parse(&source, limits) {
         Ok(document) => document.into_root(),
         Err(faults) => {
@@ -288,7 +290,8 @@ impl<'a> Visitor<'a> for Seed<'_> {
     }
 
     fn visit_borrowed_str<E>(self, text: &'a str) -> Result<Node<'a>, E> {
-        Ok(Node { mark: Mark::Offset(self.json.offset(text) as u32), value: Value::Text(text.into()) })
+        let mark = Mark::Offset(self.json.offset(text).saturating_sub(1) as u32);
+        Ok(Node { mark, value: Value::Text(text.into()) })
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Node<'a>, E> {
