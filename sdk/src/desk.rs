@@ -1,15 +1,21 @@
 //! One question from the wire to its answer, the same for every way of being asked.
 
 use std::{
+    future::poll_fn,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use jobgate_proto::admission::v1::{AdmitRequest, AdmitResponse};
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::sleep_until,
+};
 use tracing::{Instrument, info_span};
 
 use crate::{AdmissionRequest, Controller, Ending, FailureCause, Observer, Outcome, Verdict};
@@ -32,28 +38,33 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
+    /// Reads a question. What is none is answered at once.
+    pub(crate) fn read(&self, wire: AdmitRequest) -> Result<AdmissionRequest, Box<AdmitResponse>> {
+        AdmissionRequest::try_from(wire).map_err(|error| {
+            if let Some(observer) = &self.observer {
+                observer.malformed(&error);
+            }
+            let verdict = Verdict::failed(FailureCause::Malformed, error.to_string());
+            Box::new(respond(verdict, error.id(), self.policy_version.borrow().clone()))
+        })
+    }
+
     /// Answers one question. It came at `received`, and its time runs from then, also while it waits for room.
-    pub(crate) async fn answer(&self, wire: AdmitRequest, received: Instant, room: Option<Room>) -> AdmitResponse {
-        let version = self.policy_version.borrow().as_str().to_owned();
-        let id = wire.id.clone();
-        let verdict = match AdmissionRequest::try_from(wire) {
-            Ok(request) => {
-                let span = info_span!(
-                    "question",
-                    admission_id = request.admission_id(),
-                    question_id = request.id(),
-                    controller = request.controller(),
-                );
-                self.observed(&request, received, room).instrument(span).await
-            }
-            Err(error) => {
-                if let Some(observer) = &self.observer {
-                    observer.malformed(&error);
-                }
-                Verdict::failed(FailureCause::Malformed, error.to_string())
-            }
-        };
-        respond(verdict, id, version)
+    pub(crate) async fn answer(
+        &self,
+        request: &AdmissionRequest,
+        received: Instant,
+        room: Option<Room>,
+    ) -> AdmitResponse {
+        let version = self.policy_version.borrow().clone();
+        let span = info_span!(
+            "question",
+            admission_id = request.admission_id(),
+            question_id = request.id(),
+            controller = request.controller(),
+        );
+        let verdict = self.observed(request, received, room).instrument(span).await;
+        respond(verdict, request.id(), version)
     }
 
     async fn observed(&self, request: &AdmissionRequest, received: Instant, room: Option<Room>) -> Verdict {
@@ -81,19 +92,29 @@ pub(crate) async fn decide(
 ) -> Verdict {
     let time_left = request.time_left().min(LONGEST_QUESTION);
     let deadline = tokio::time::Instant::from_std(received + time_left);
-    match tokio::time::timeout_at(deadline, AssertUnwindSafe(deciding).catch_unwind()).await {
-        Ok(Ok(verdict)) => verdict,
-        Ok(Err(_)) => {
+    let mut deciding = pin!(AssertUnwindSafe(deciding).catch_unwind());
+    // Most controllers answer at once: only the others get a timer.
+    let mut timer = None;
+    let decided = poll_fn(|context| match deciding.as_mut().poll(context) {
+        Poll::Ready(decided) => Poll::Ready(Some(decided)),
+        Poll::Pending => {
+            let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            timer.as_mut().poll(context).map(|()| None)
+        }
+    });
+    match decided.await {
+        Some(Ok(verdict)) => verdict,
+        Some(Err(_)) => {
             tracing::error!("the controller panicked");
             Verdict::failed(FailureCause::Panic, "the controller panicked")
         }
-        Err(_) if time_left.is_zero() => Verdict::failed(FailureCause::NoTimeLeft, "it was asked with no time left"),
-        Err(_) => Verdict::failed(FailureCause::Silent, format!("no answer within {time_left:?}")),
+        None if time_left.is_zero() => Verdict::failed(FailureCause::NoTimeLeft, "it was asked with no time left"),
+        None => Verdict::failed(FailureCause::Silent, format!("no answer within {time_left:?}")),
     }
 }
 
 /// The verdict as it goes over the wire, if it fits.
-fn respond(verdict: Verdict, id: String, version: String) -> AdmitResponse {
+fn respond(verdict: Verdict, id: &str, version: String) -> AdmitResponse {
     // Only lists can make an answer large; everything else of a verdict is bounded when it is made.
     let bounded = verdict.warnings().is_empty() && verdict.exempted().is_empty();
     let outcome_stands = !matches!(verdict.outcome(), Outcome::Failed(_));

@@ -1,6 +1,6 @@
 //! One connection's life, without I/O: registering → ready → draining.
 
-use jobgate_proto::admission::v1::{AdmitRequest, RouterMessage, Welcome, router_message::Message};
+use jobgate_proto::admission::v1::router_message::Message;
 
 /// Where a connection is in its life.
 #[derive(Debug, Default)]
@@ -21,39 +21,20 @@ enum Phase {
     Draining,
 }
 
-/// What to do about a message of the router.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Step {
-    Welcomed(Welcome),
-    Ask(Box<AdmitRequest>),
-    Withdraw(String),
-    /// The router drains: finish what is open, then it closes the stream.
-    Finish,
-    /// A message of a newer version.
-    Ignore,
-}
-
 /// What a router may not do; completes "the router at … ".
 pub(crate) type Breach = &'static str;
 
 impl Link {
-    /// A message came.
-    pub(crate) fn receive(&mut self, message: RouterMessage) -> Result<Step, Breach> {
-        match (self.phase, message.message) {
-            (Phase::Registering, Some(Message::Welcome(welcome))) => {
-                self.phase = Phase::Ready;
-                Ok(Step::Welcomed(welcome))
-            }
-            (_, Some(Message::Draining(_))) => {
-                self.router_drains = true;
-                Ok(Step::Finish)
-            }
-            (Phase::Registering, _) => Err("did not welcome the controller before anything else"),
-            (_, Some(Message::Welcome(_))) => Err("welcomed the controller twice"),
-            (_, Some(Message::Request(question))) => Ok(Step::Ask(Box::new(question))),
-            (_, Some(Message::Withdrawn(withdrawn))) => Ok(Step::Withdraw(withdrawn.id)),
-            (_, None) => Ok(Step::Ignore),
+    /// A message came. Whether it may be acted on; one of a newer version, `None`, is ignored.
+    pub(crate) fn receive(&mut self, message: Option<&Message>) -> Result<(), Breach> {
+        match (self.phase, message) {
+            (Phase::Registering, Some(Message::Welcome(_))) => self.phase = Phase::Ready,
+            (_, Some(Message::Draining(_))) => self.router_drains = true,
+            (Phase::Registering, _) => return Err("did not welcome the controller before anything else"),
+            (_, Some(Message::Welcome(_))) => return Err("welcomed the controller twice"),
+            (_, Some(Message::Request(_) | Message::Withdrawn(_)) | None) => {}
         }
+        Ok(())
     }
 
     /// Shutdown is wanted. Whether the router is to be told.
@@ -74,32 +55,27 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
-    use jobgate_proto::admission::v1::{Draining, Withdrawn};
+    use jobgate_proto::admission::v1::{AdmitRequest, Draining, Welcome, Withdrawn};
 
     use super::*;
 
-    fn message(message: Message) -> RouterMessage {
-        RouterMessage { message: Some(message) }
-    }
-
     fn ready() -> Link {
         let mut link = Link::default();
-        let step = link.receive(message(Message::Welcome(Welcome::default())));
-        assert_eq!(step, Ok(Step::Welcomed(Welcome::default())));
+        assert_eq!(link.receive(Some(&Message::Welcome(Welcome::default()))), Ok(()));
         link
     }
 
     #[test]
     fn nothing_comes_before_the_welcome() {
         for early in [Message::Request(AdmitRequest::default()), Message::Withdrawn(Withdrawn::default())] {
-            assert!(Link::default().receive(message(early)).is_err());
+            assert!(Link::default().receive(Some(&early)).is_err());
         }
-        assert!(Link::default().receive(RouterMessage { message: None }).is_err());
+        assert!(Link::default().receive(None).is_err());
     }
 
     #[test]
     fn a_welcome_comes_once() {
-        assert!(ready().receive(message(Message::Welcome(Welcome::default()))).is_err());
+        assert!(ready().receive(Some(&Message::Welcome(Welcome::default()))).is_err());
     }
 
     #[test]
@@ -107,11 +83,9 @@ mod tests {
         let mut link = ready();
         assert!(link.shut_down(), "the router is told");
         assert!(!link.shut_down(), "once");
-        let question = AdmitRequest { id: "q".into(), ..AdmitRequest::default() };
-        let step = link.receive(message(Message::Request(question.clone())));
-        assert_eq!(step, Ok(Step::Ask(Box::new(question))));
+        assert_eq!(link.receive(Some(&Message::Request(AdmitRequest::default()))), Ok(()));
         assert!(!link.is_quiet());
-        assert_eq!(link.receive(message(Message::Draining(Draining {}))), Ok(Step::Finish));
+        assert_eq!(link.receive(Some(&Message::Draining(Draining {}))), Ok(()));
         assert!(link.is_quiet());
     }
 
@@ -122,6 +96,6 @@ mod tests {
 
     #[test]
     fn messages_of_a_newer_router_are_ignored() {
-        assert_eq!(ready().receive(RouterMessage { message: None }), Ok(Step::Ignore));
+        assert_eq!(ready().receive(None), Ok(()));
     }
 }

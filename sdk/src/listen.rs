@@ -351,11 +351,14 @@ impl AdmissionController for Admit {
     async fn admit(&self, request: tonic::Request<AdmitRequest>) -> Result<tonic::Response<AdmitResponse>, Status> {
         let received = Instant::now();
         let _open = self.questions.token();
-        let answering = self.desk.answer(request.into_inner(), received, None);
+        let question = match self.desk.read(request.into_inner()) {
+            Ok(question) => question,
+            Err(answer) => return Ok(tonic::Response::new(*answer)),
+        };
         // The answer first: most are ready at once, and then nothing is registered with the other.
         tokio::select! {
             biased;
-            answer = answering => Ok(tonic::Response::new(answer)),
+            answer = self.desk.answer(&question, received, None) => Ok(tonic::Response::new(answer)),
             () = self.kill.cancelled() => Err(Status::unavailable("the controller is shutting down")),
         }
     }

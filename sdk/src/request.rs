@@ -52,7 +52,16 @@ pub struct Question {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the question has no {missing}")]
 pub struct MalformedRequest {
+    id: String,
     missing: &'static str,
+}
+
+impl MalformedRequest {
+    /// The id it came with; empty if that is what is missing.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
 }
 
 impl AdmissionRequest {
@@ -146,25 +155,29 @@ impl TryFrom<AdmitRequest> for AdmissionRequest {
     type Error = MalformedRequest;
 
     fn try_from(wire: AdmitRequest) -> Result<Self, Self::Error> {
-        let missing = |missing| MalformedRequest { missing };
-        if wire.id.is_empty() {
-            return Err(missing("id"));
+        let AdmitRequest { id, job, project, time, .. } = wire;
+        let missing = |id: String, missing| Err(MalformedRequest { id, missing });
+        if id.is_empty() {
+            return missing(id, "id");
         }
-        let time = wire.time.ok_or(missing("time"))?;
+        let Some(job) = job else { return missing(id, "job") };
+        let Some(project) = project else { return missing(id, "project") };
+        let Some(time) = time else { return missing(id, "time") };
+        let Ok(time) = time.try_into() else { return missing(id, "time that a clock can show") };
         Ok(Self {
             question: Question {
-                id: wire.id.into(),
+                id: id.into(),
                 admission_id: wire.admission_id.into(),
                 controller: wire.controller.into(),
                 scope: wire.scope.into(),
                 dry_run: wire.dry_run,
-                time: time.try_into().map_err(|_| missing("time that a clock can show"))?,
+                time,
                 // A negative or absent time left is none.
                 time_left: wire.time_left.and_then(|left| left.try_into().ok()).unwrap_or_default(),
             },
             subject: Subject {
-                job: wire.job.ok_or(missing("job"))?.into(),
-                project: wire.project.ok_or(missing("project"))?.into(),
+                job: job.into(),
+                project: project.into(),
                 user: wire.user.map(Arc::new),
                 runner: wire.runner.map(Arc::new),
             },

@@ -5,8 +5,8 @@ use std::{
 };
 
 use jobgate_proto::admission::v1::{
-    AdmitRequest, ControllerMessage, Draining, Hello, PolicyChanged, RouterMessage, Welcome,
-    admission_tunnel_client::AdmissionTunnelClient, controller_message::Message,
+    ControllerMessage, Draining, Hello, PolicyChanged, RouterMessage, Welcome,
+    admission_tunnel_client::AdmissionTunnelClient, controller_message::Message, router_message::Message as FromRouter,
 };
 use tokio::{
     sync::mpsc,
@@ -18,10 +18,10 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Status, Streaming, transport::Endpoint};
 
 use crate::{
-    ClientTls, Serve, ServeError, Token, TokenError,
+    AdmissionRequest, ClientTls, Serve, ServeError, Token, TokenError,
     desk::{Desk, Room},
     error::chain,
-    link::{Link, Step},
+    link::Link,
     serve::{PolicyVersion, Shutdown},
 };
 
@@ -41,7 +41,7 @@ pub(crate) struct Tunnel {
 }
 
 /// A question for which there is no room yet, and when it came.
-type Waiting = (Box<AdmitRequest>, Instant);
+type Waiting = (AdmissionRequest, Instant);
 
 /// How a connection ended when nothing was wrong.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,8 +92,9 @@ impl Tunnel {
         let message = timeout(limit, self.incoming.message()).await.map_err(|_| self.breach("did not say welcome"))?;
         let message = message.map_err(|status| fault(&self.router, &status))?;
         let message = message.ok_or_else(|| self.lost("it closed the stream in place of a welcome"))?;
-        match self.link.receive(message).map_err(|breach| self.breach(breach))? {
-            Step::Welcomed(welcome) => Ok(welcome),
+        self.link.receive(message.message.as_ref()).map_err(|breach| self.breach(breach))?;
+        match message.message {
+            Some(FromRouter::Welcome(welcome)) => Ok(welcome),
             _ => Err(self.lost("it is draining")),
         }
     }
@@ -112,7 +113,7 @@ impl Tunnel {
             let draining = self.link.is_draining();
             tokio::select! {
                 message = self.incoming.message(), if waiting.is_none() => match message {
-                    Ok(Some(message)) => waiting = self.receive(desk, message)?,
+                    Ok(Some(message)) => waiting = self.receive(desk, message).await?,
                     Ok(None) if draining => return Ok(Closed::ShutDown),
                     Ok(None) if self.link.is_quiet() => return Ok(Closed::RouterDrained),
                     Ok(None) => return Err(self.lost("it closed the stream")),
@@ -144,17 +145,19 @@ impl Tunnel {
     }
 
     /// Does what the message says. A question for which there is no room is given back, with the time it came.
-    fn receive(&mut self, desk: &Arc<Desk>, message: RouterMessage) -> Result<Option<Waiting>, ServeError> {
-        match self.link.receive(message).map_err(|breach| self.breach(breach))? {
-            Step::Ask(question) => {
+    async fn receive(&mut self, desk: &Arc<Desk>, message: RouterMessage) -> Result<Option<Waiting>, ServeError> {
+        self.link.receive(message.message.as_ref()).map_err(|breach| self.breach(breach))?;
+        match message.message {
+            Some(FromRouter::Request(wire)) => {
                 let received = Instant::now();
-                match Arc::clone(&desk.permits).try_acquire_owned() {
-                    Ok(room) => self.open.answer(desk, &self.outgoing, question, received, room),
-                    Err(_) => return Ok(Some((question, received))),
+                match (desk.read(wire), Arc::clone(&desk.permits).try_acquire_owned()) {
+                    (Ok(question), Ok(room)) => self.open.answer(desk, &self.outgoing, question, received, room),
+                    (Ok(question), Err(_)) => return Ok(Some((question, received))),
+                    (Err(answer), _) => self.send(Message::Response(*answer)).await,
                 }
             }
-            Step::Withdraw(id) => self.open.withdraw(&id),
-            Step::Finish | Step::Welcomed(_) | Step::Ignore => {}
+            Some(FromRouter::Withdrawn(withdrawn)) => self.open.withdraw(&withdrawn.id),
+            Some(FromRouter::Welcome(_) | FromRouter::Draining(_)) | None => {}
         }
         Ok(None)
     }
@@ -201,7 +204,7 @@ async fn changed(version: Option<&mut PolicyVersion>) -> Option<String> {
 /// The questions of one connection that are being answered. Dropped with it: nobody would hear the answers.
 struct Open {
     tasks: TaskTracker,
-    handles: HashMap<String, AbortHandle>,
+    handles: HashMap<Arc<str>, AbortHandle>,
     sweep_at: usize,
 }
 
@@ -215,7 +218,7 @@ impl Open {
         &mut self,
         desk: &Arc<Desk>,
         outgoing: &mpsc::Sender<ControllerMessage>,
-        question: Box<AdmitRequest>,
+        question: AdmissionRequest,
         received: Instant,
         room: Room,
     ) {
@@ -223,9 +226,9 @@ impl Open {
         if self.handles.len() >= self.sweep_at {
             self.handles.retain(|_, handle| !handle.is_finished());
         }
-        let (id, desk, outgoing) = (question.id.clone(), Arc::clone(desk), outgoing.clone());
+        let (id, desk, outgoing) = (Arc::clone(&question.question().id), Arc::clone(desk), outgoing.clone());
         let task = self.tasks.spawn(async move {
-            let response = desk.answer(*question, received, Some(room)).await;
+            let response = desk.answer(&question, received, Some(room)).await;
             let _ = outgoing.send(ControllerMessage { message: Some(Message::Response(response)) }).await;
         });
         self.handles.insert(id, task.abort_handle());

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use jobgate_proto::admission::v1::{Draining, Withdrawn, controller_message, router_message};
 use jobgate_sdk::{
@@ -7,7 +7,7 @@ use jobgate_sdk::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{oneshot, watch},
+    sync::{Barrier, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -245,9 +245,11 @@ async fn no_more_questions_are_worked_on_than_allowed() {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     static NOW: AtomicUsize = AtomicUsize::new(0);
     static MOST: AtomicUsize = AtomicUsize::new(0);
+    static PAIR: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(2));
     let controller = |_: AdmissionRequest| async {
         MOST.fetch_max(NOW.fetch_add(1, SeqCst) + 1, SeqCst);
-        tokio::task::yield_now().await;
+        // Each waits for another: two are worked on at once.
+        PAIR.wait().await;
         NOW.fetch_sub(1, SeqCst);
         Verdict::admit()
     };
