@@ -49,9 +49,7 @@ impl RouterArgs {
     }
 
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let connection = self.connection()?;
-        let http = connection.http().map_err(|error| Failure::new(format_args!("cannot call out: {error}")))?;
-        Ok(Client { connection, http })
+        Client::new(self.connection()?)
     }
 }
 
@@ -76,6 +74,11 @@ struct Details {
 }
 
 impl Client {
+    pub(crate) fn new(connection: Connection) -> Result<Self, Failure> {
+        let http = connection.http().map_err(|error| Failure::new(format_args!("cannot call out: {error}")))?;
+        Ok(Self { connection, http })
+    }
+
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         let mut url = format!("{}{path}", self.connection.url());
         for (index, (key, value)) in query.iter().enumerate() {

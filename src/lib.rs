@@ -5,6 +5,7 @@ mod client;
 pub mod command;
 /// How to reach a router.
 pub mod connection;
+mod demo;
 /// What commands print, and how they end.
 pub mod output;
 mod policies;

@@ -97,7 +97,10 @@ tokens:
                 "rejected",
                 "rejected by instance (instance), rule pinned: registry.acme.example/build:latest is not pinned"
             ),
-            ("rejected", "rejected by group (group:acme), rule images/own-registry: alpine:3.20 is not from our registry"),
+            (
+                "rejected",
+                "rejected by group (group:acme), rule images/own-registry: alpine:3.20 is not from our registry"
+            ),
             ("rejected", "rejected by names (project:acme/api), rule names: this name is not for jobs"),
             ("success", ""),
         ]

@@ -4,6 +4,7 @@ mod completions;
 mod config;
 mod conformance;
 mod controller;
+mod demo;
 mod look;
 mod policy;
 mod runner;
@@ -67,12 +68,13 @@ const AFTER_HELP: &str = "\
 Exit status: 0 good or admitted, 1 rejected, failed or not conforming, 2 broken input or no answer.
 
 Examples:
-  jobgate policy check examples/policies
+  jobgate demo
   jobgate policy eval --policy policies/ --job job.json --explain
   jobgate submit job.json --wait";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Serve(serve::Args),
     Controller(controller::Args),
     #[command(subcommand)]
@@ -105,7 +107,7 @@ impl Cli {
     }
 
     fn log(&self) -> Result<(), Failure> {
-        let text = self.global.log.as_deref().unwrap_or(if self.command.serves() { "info" } else { "warn" });
+        let text = self.global.log.as_deref().unwrap_or(self.command.log_level());
         let filter = EnvFilter::builder().parse(text).map_err(|error| {
             Failure::new(format_args!("--log `{text}`: {error}")).help("write a level, or `target=level,target=level`")
         })?;
@@ -120,13 +122,19 @@ impl Cli {
 }
 
 impl Command {
-    /// Whether it runs until it is told to stop.
-    fn serves(&self) -> bool {
-        matches!(self, Self::Serve(_) | Self::Controller(_) | Self::Runner(_))
+    /// Those that run until they are told to stop say what they do. The demo has a controller that nobody answers for, and says
+    /// so by itself.
+    fn log_level(&self) -> &'static str {
+        match self {
+            Self::Serve(_) | Self::Controller(_) | Self::Runner(_) => "info",
+            Self::Demo(_) => "error",
+            _ => "warn",
+        }
     }
 
     async fn run(&self, output: &mut Output) -> Ended {
         match self {
+            Self::Demo(args) => args.run(output).await,
             Self::Serve(args) => args.run(output).await,
             Self::Controller(args) => args.run(output).await,
             Self::Policy(command) => command.run(output).await,

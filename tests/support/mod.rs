@@ -97,9 +97,7 @@ pub(crate) async fn eventually_final(router: &Running, token: &str, id: &str) ->
     let mut request = tonic::Request::new(WatchRequest { ids: vec![id.to_owned()] });
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     let mut records = JobsClient::new(channel).watch(request).await.unwrap().into_inner();
-    let followed = async {
-        while records.message().await.unwrap().is_some() {}
-    };
+    let followed = async { while records.message().await.unwrap().is_some() {} };
     tokio::time::timeout(std::time::Duration::from_secs(30), followed).await.expect("the job comes to an end");
     router.get(&format!("/v1/jobs/{id}"), token).await.1
 }
