@@ -138,13 +138,12 @@ impl Reading {
     fn root(&mut self, path: &Path) {
         match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => self.directory(path, path, 0),
-            Ok(meta) if meta.is_file() => match Kind::of(path) {
-                Some(kind) => {
+            Ok(meta) if meta.is_file() => {
+                if let Some(kind) = Kind::of(path) {
                     self.file(path, path.parent().unwrap_or(path), kind, &meta);
                     self.siblings(path, kind);
                 }
-                None => {}
-            },
+            }
             Ok(_) => self.faults.push(Fault::new(shown(path), "neither a file nor a directory")),
             Err(error) => self.faults.push(unreadable(path, &error)),
         }

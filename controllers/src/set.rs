@@ -218,59 +218,57 @@ pub(crate) enum Part {
 #[async_trait]
 impl Controller for PolicySet {
     async fn admit(&self, request: &AdmissionRequest) -> Verdict {
-        if self.reads.script && request.job().script.is_none() {
-            // Unknown because it is not sent, never because of the job: a rule on it would be silent about every job.
-            let message =
-                "a policy reads the script, but it is not sent: the controller's `expose` list lacks `script`";
-            return Verdict::fail(message).policy_version(self.version.clone());
-        }
-        let verdict = match &self.rego {
-            None => match self.judge(request, |_| true) {
-                Ok(findings) if findings.is_empty() => Verdict::admit(),
-                Ok(findings) => verdict(vec![Part::Yaml(findings)]),
-                Err(verdict) => verdict,
-            },
-            Some((order, rego)) => {
-                let before = self.judge(request, |at| at < *order);
-                let after = self.judge(request, |at| at > *order);
-                let asked = rego.decide(request).await;
-                match (before, after) {
-                    (Ok(before), Ok(after)) => verdict(vec![Part::Yaml(before), Part::Rego(asked), Part::Yaml(after)]),
-                    (Err(failed), _) | (_, Err(failed)) => failed,
-                }
-            }
+        let verdict = match self.undecidable(request) {
+            Some(message) => Verdict::fail(message),
+            None => self.ask(request).await,
         };
         verdict.policy_version(self.version.clone())
     }
 }
 
 impl PolicySet {
-    fn judge(&self, request: &AdmissionRequest, wanted: impl Fn(usize) -> bool) -> Result<Findings, Verdict> {
-        let mut findings = Findings::default();
-        if self.yaml.is_empty() {
-            return Ok(findings);
+    /// Why this question cannot be decided, if it cannot.
+    fn undecidable(&self, request: &AdmissionRequest) -> Option<String> {
+        if self.reads.script && request.job().script.is_none() {
+            // Unknown because it is not sent, never because of the job: a rule on it would be silent about every job.
+            let message =
+                "a policy reads the script, but it is not sent: the controller's `expose` list lacks `script`";
+            return Some(message.to_owned());
         }
-        too_large(request)?;
+        // Rego has a limit of its own, on the whole question.
+        let size = if self.yaml.is_empty() { 0 } else { size(request) };
+        (size > MOST_INPUT)
+            .then(|| format!("a question of {size} bytes is more than the {MOST_INPUT} policies look at"))
+    }
+
+    async fn ask(&self, request: &AdmissionRequest) -> Verdict {
+        let Some((order, rego)) = &self.rego else {
+            let findings = self.judge(request, |_| true);
+            return if findings.is_empty() { Verdict::admit() } else { verdict(vec![Part::Yaml(findings)]) };
+        };
+        let before = self.judge(request, |at| at < *order);
+        let asked = rego.decide(request).await;
+        let after = self.judge(request, |at| at > *order);
+        verdict(vec![Part::Yaml(before), Part::Rego(asked), Part::Yaml(after)])
+    }
+
+    fn judge(&self, request: &AdmissionRequest, wanted: impl Fn(usize) -> bool) -> Findings {
+        let mut findings = Findings::default();
         for (_, policy) in self.yaml.iter().filter(|(order, _)| wanted(*order)) {
             policy.judge(request, &mut findings);
         }
-        Ok(findings)
+        findings
     }
 }
 
-/// Bytes of script and variables that are looked at.
+/// Bytes of script and variables that YAML policies look at.
 const MOST_INPUT: usize = 1 << 20;
 
-fn too_large(request: &AdmissionRequest) -> Result<(), Verdict> {
+fn size(request: &AdmissionRequest) -> usize {
     let job = request.job();
     let script = job.script.iter().flat_map(|script| &script.lines).map(|line| line.text.len());
     let variables = job.variables.iter().map(|one| one.key.len() + one.value.as_ref().map_or(0, String::len));
-    match script.chain(variables).sum::<usize>() {
-        size if size > MOST_INPUT => {
-            Err(Verdict::fail(format!("a question of {size} bytes is more than the {MOST_INPUT} policies look at")))
-        }
-        _ => Ok(()),
-    }
+    script.chain(variables).sum()
 }
 
 /// The first rejection gives the reason; the others become warnings, so that its author sees them all at once.

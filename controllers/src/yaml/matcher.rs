@@ -229,10 +229,10 @@ impl Matcher {
             }
             Test::Users { ids, logins } => {
                 let ids: Vec<_> = ids.iter().map(i64::to_string).collect();
-                return one_of(ids.iter().map(String::as_str).chain(logins.written()).collect());
+                return one_of(&ids.iter().map(String::as_str).chain(logins.written()).collect::<Vec<_>>());
             }
         };
-        one_of(patterns)
+        one_of(&patterns)
     }
 
     /// What it looks at, for messages: `image_tag`, `variable CI_REGISTRY`.
@@ -246,7 +246,7 @@ impl Matcher {
 
 const MOST_SHOWN: usize = 5;
 
-fn one_of(patterns: Vec<&str>) -> String {
+fn one_of(patterns: &[&str]) -> String {
     let shown = patterns.iter().take(MOST_SHOWN).map(|pattern| match *pattern {
         "" => "nothing".to_owned(),
         pattern => format!("`{pattern}`"),

@@ -28,7 +28,7 @@ impl Matchers<'_, '_> {
             let line = fields.place_of(key).line;
             match key {
                 "variables" => {
-                    matchers.extend(self.variables(node).into_iter().map(|test| Matcher { key, line, test }))
+                    matchers.extend(self.variables(node).into_iter().map(|test| Matcher { key, line, test }));
                 }
                 _ => matchers.extend(self.test(key, node).map(|test| Matcher { key, line, test })),
             }
