@@ -1,4 +1,7 @@
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
 
 use jobgate_proto::admission::v1::{Draining, Withdrawn, controller_message, router_message};
 use jobgate_sdk::{
@@ -77,6 +80,58 @@ async fn a_question_that_hangs_panics_or_makes_no_sense_fails_alone() {
     let chatty = attached.ask(&told("chatty").build()).await.unwrap();
     assert!(chatty.failure().unwrap().message().contains("fewer warnings"));
     assert!(attached.ask(&told("fine").build()).await.unwrap().is_admitted());
+}
+
+#[tokio::test]
+async fn a_stream_with_an_oversize_question_is_left_and_another_opened() {
+    let (controller, _seen) = Obedient::new();
+    let (diary, mut lines) = Diary::new();
+    let mut router = RouterEnd::start().await.unwrap();
+    let serving = serve(controller).named("c").observer(diary).max_request_bytes(10_000);
+    spawn(serving.attach(router.url(), router.token()));
+    let attached = router.attached().await;
+    let large = told("x").script(["x".repeat(20_000).as_str()]).wire();
+    attached.send(router_message::Message::Request(large)).await;
+    until(&mut lines, "lost").await;
+    assert!(router.attached().await.ask(&told("fine").build()).await.unwrap().is_admitted());
+}
+
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_controller_logs_carries_the_admission() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    // Of this thread only, which runs all of this test.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let controller = |_: AdmissionRequest| async {
+        tracing::info!("thinking");
+        Verdict::admit()
+    };
+    let mut router = RouterEnd::start().await.unwrap();
+    spawn(serve(controller).named("c").attach(router.url(), router.token()));
+    let question = told("x").question(|question| question.controller = "gpu-quota".into()).build();
+    router.attached().await.ask(&question).await.unwrap();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let line = text.lines().find(|line| line.contains("thinking")).unwrap();
+    for part in [question.admission_id(), question.id(), "gpu-quota"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(!text.contains(RouterEnd::TOKEN), "{text}");
 }
 
 #[tokio::test]
