@@ -125,7 +125,7 @@ async fn what_a_controller_logs_carries_the_admission() {
     let mut router = RouterEnd::start().await.unwrap();
     spawn(serve(controller).named("c").attach(router.url(), router.token()));
     let question = told("x").question(|question| question.controller = "gpu-quota".into()).build();
-    router.attached().await.ask(&question).await.unwrap();
+    assert!(router.attached().await.ask(&question).await.unwrap().is_admitted());
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let line = text.lines().find(|line| line.contains("thinking")).unwrap();
     for part in [question.admission_id(), question.id(), "gpu-quota"] {
