@@ -169,13 +169,15 @@ async fn a_store_that_cannot_write_delivers_nothing_refuses_new_jobs_and_loses_n
     router.handle.runner(session, RunnerEvent::Credit(1)).await.unwrap();
     within(router.store_ok.wait_for(|ok| !ok)).await.unwrap();
     assert!(orders.try_recv().is_err(), "nothing is delivered");
-    let refused = tokio::spawn({
-        let handle = router.handle.clone();
-        async move { handle.submit(vec![new_job("j2", "acme/api")], None).await }
-    });
+    let refused = router.handle.submit(vec![new_job("j2", "acme/api")], None).await;
+    assert_eq!(refused.unwrap_err(), CoreError::StoreUnavailable, "at once, not when the disk has room again");
+    assert_eq!(
+        router.handle.job(&job).await.unwrap_err(),
+        CoreError::StoreUnavailable,
+        "what is not durable is not shown"
+    );
     disk.full.store(false, Ordering::SeqCst);
     assert_eq!(assigned(&mut orders).await.0, job, "delivered once it is durable");
-    assert_eq!(within(refused).await.unwrap().unwrap_err(), CoreError::StoreUnavailable);
     within(router.store_ok.wait_for(|ok| *ok)).await.unwrap();
 }
 

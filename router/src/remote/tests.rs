@@ -228,7 +228,9 @@ impl Router {
         let (closing, is_closing) = watch::channel(false);
         let late: Arc<AtomicUsize> = Arc::default();
         let counter = late.clone();
-        let on_late = Arc::new(move |_: &Arc<str>| drop(counter.fetch_add(1, Ordering::SeqCst)));
+        let on_late = Arc::new(move |_: &Arc<str>| {
+            counter.fetch_add(1, Ordering::SeqCst);
+        });
         let tunnels = Tunnels::new(HashMap::from([("c".into(), slot)]), is_closing, on_late);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
