@@ -14,3 +14,8 @@ pub mod runner;
 pub mod token;
 
 pub use policies::Policies;
+
+/// Compiles the controller of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

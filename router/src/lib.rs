@@ -7,7 +7,6 @@ mod core;
 mod decision;
 mod document;
 pub mod faces;
-mod follow;
 mod glob;
 mod handle;
 mod image;

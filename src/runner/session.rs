@@ -280,13 +280,18 @@ fn open(runner: &Runner, leases: &Leases) -> impl Future<Output = Result<(Stream
         leases: leases.held(),
         taints: Vec::new(),
     };
+    let name = runner.name.clone();
     async move {
         let attempt = async {
             let endpoint = connection.endpoint().map_err(|error| Status::invalid_argument(described(&error)))?;
             let channel = endpoint.connect().await.map_err(|error| Status::unavailable(described(&error)))?;
             let (out, messages) = mpsc::channel(OUTGOING);
             let _ = out.send(message(runner_message::Message::Hello(hello))).await;
-            let call = connection.call(ReceiverStream::new(messages));
+            let mut call = connection.call(ReceiverStream::new(messages));
+            // In trial mode there is no token to know a runner by.
+            if let Ok(name) = name.parse() {
+                call.metadata_mut().insert("x-jobgate-runner", name);
+            }
             let mut incoming = RunnerGatewayClient::new(channel).attach(call).await?.into_inner();
             match incoming.message().await?.and_then(|first| first.message) {
                 Some(gateway_message::Message::Welcome(welcome)) => {
