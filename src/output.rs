@@ -81,7 +81,10 @@ impl Display for Failure {
 
 impl From<jobgate_yaml::Faults> for Failure {
     fn from(faults: jobgate_yaml::Faults) -> Self {
-        Self::new(faults)
+        match faults.iter().count() {
+            1 => Self::new(faults),
+            count => Self::new(format_args!("{count} faults\n{faults}")),
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// A client of the task that owns jobs and runners; cheap to clone. Every method is one message and its answer; what an
-/// answer says is committed.
+/// answer says is committed. While the store cannot write, questions are answered with [`CoreError::StoreUnavailable`]: what
+/// the task knows then may not be durable.
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(crate) inbox: mpsc::Sender<Command>,
@@ -234,17 +235,17 @@ pub struct QueueStatus {
     pub free_slots: u64,
 }
 
-pub(crate) type Reply<T> = oneshot::Sender<T>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, CoreError>>;
 
 /// A message to the task that owns the state.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Submit(Vec<NewJob>, Option<IdempotencyKey>, Reply<Result<Vec<(JobId, JobState)>, CoreError>>),
-    Job(JobId, Reply<Option<Arc<JobRecord>>>),
+    Submit(Vec<NewJob>, Option<IdempotencyKey>, Reply<Vec<(JobId, JobState)>>),
+    Job(JobId, Reply<Arc<JobRecord>>),
     List(JobFilter, Reply<JobPage>),
-    Cancel(JobId, String, Reply<Result<Arc<JobRecord>, CoreError>>),
+    Cancel(JobId, String, Reply<Arc<JobRecord>>),
     Decisions(Option<JobId>, usize, Reply<Vec<Arc<Decision>>>),
-    Attach(RunnerHello, Reply<Result<(Session, mpsc::Receiver<RunnerOrder>), CoreError>>),
+    Attach(RunnerHello, Reply<(Session, mpsc::Receiver<RunnerOrder>)>),
     Runner(Session, RunnerEvent),
     Detach(Session),
     Runners(Reply<Vec<RunnerStatus>>),
@@ -252,11 +253,32 @@ pub(crate) enum Command {
     Drain(Reply<()>),
 }
 
+impl Command {
+    /// Answers a question with an error; gives back what is no question.
+    pub(crate) fn refuse(self, error: CoreError) -> Option<Self> {
+        fn tell<T>(reply: Reply<T>, error: CoreError) {
+            // Who does not wait any more needs no answer.
+            let _ = reply.send(Err(error));
+        }
+        match self {
+            Self::Submit(_, _, reply) => tell(reply, error),
+            Self::Job(_, reply) | Self::Cancel(_, _, reply) => tell(reply, error),
+            Self::List(_, reply) => tell(reply, error),
+            Self::Decisions(_, _, reply) => tell(reply, error),
+            Self::Attach(_, reply) => tell(reply, error),
+            Self::Runners(reply) => tell(reply, error),
+            Self::Queue(reply) => tell(reply, error),
+            Self::Runner(..) | Self::Detach(_) | Self::Drain(_) => return Some(self),
+        }
+        None
+    }
+}
+
 impl Handle {
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, CoreError> {
         let (reply, answer) = oneshot::channel();
         self.inbox.send(command(reply)).await.map_err(|_| CoreError::Closing)?;
-        answer.await.map_err(|_| CoreError::Closing)
+        answer.await.map_err(|_| CoreError::Closing)?
     }
 
     /// Submits jobs, all or none; they are committed when it answers.
@@ -269,7 +291,7 @@ impl Handle {
         jobs: Vec<NewJob>,
         key: Option<IdempotencyKey>,
     ) -> Result<Vec<(JobId, JobState)>, CoreError> {
-        self.ask(|reply| Command::Submit(jobs, key, reply)).await?
+        self.ask(|reply| Command::Submit(jobs, key, reply)).await
     }
 
     /// One job.
@@ -278,8 +300,7 @@ impl Handle {
     ///
     /// [`CoreError::NoSuchJob`], [`CoreError::Closing`].
     pub async fn job(&self, id: &JobId) -> Result<Arc<JobRecord>, CoreError> {
-        let found = self.ask(|reply| Command::Job(id.clone(), reply)).await?;
-        found.ok_or_else(|| CoreError::NoSuchJob(id.clone()))
+        self.ask(|reply| Command::Job(id.clone(), reply)).await
     }
 
     /// A page of jobs, newest first.
@@ -303,7 +324,7 @@ impl Handle {
     ///
     /// [`CoreError::NoSuchJob`], [`CoreError::AlreadyFinished`], [`CoreError::Closing`].
     pub async fn cancel(&self, id: &JobId, by: &str) -> Result<Arc<JobRecord>, CoreError> {
-        self.ask(|reply| Command::Cancel(id.clone(), by.to_owned(), reply)).await?
+        self.ask(|reply| Command::Cancel(id.clone(), by.to_owned(), reply)).await
     }
 
     /// Decisions about one job, or the newest of all; newest first.
@@ -321,7 +342,7 @@ impl Handle {
     ///
     /// [`CoreError::Protocol`] for a hello that makes no sense, [`CoreError::Closing`].
     pub async fn attach(&self, hello: RunnerHello) -> Result<(Session, mpsc::Receiver<RunnerOrder>), CoreError> {
-        self.ask(|reply| Command::Attach(hello, reply)).await?
+        self.ask(|reply| Command::Attach(hello, reply)).await
     }
 
     /// Passes on what an attached runner said.

@@ -7,6 +7,7 @@ mod core;
 mod decision;
 mod document;
 pub mod faces;
+mod follow;
 mod glob;
 mod handle;
 mod image;

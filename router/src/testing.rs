@@ -13,8 +13,9 @@ pub(crate) fn new_job(id: &str, project: &str) -> NewJob {
 }
 
 /// A job of this document.
+#[expect(clippy::needless_pass_by_value, reason = "a literal is written at every call")]
 pub(crate) fn job_of(id: &str, document: serde_json::Value) -> NewJob {
-    let bytes = Bytes::from(document.to_string());
+    let bytes = Bytes::from(document.to_string().into_bytes());
     let documents = read_documents(&bytes, "test", MAX_DOCUMENT_BYTES).unwrap();
     NewJob::new(JobId::new(id), &documents[0])
 }

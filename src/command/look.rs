@@ -45,6 +45,25 @@ pub(super) struct Jobs {
     router: RouterArgs,
 }
 
+/// What a job's record has, in the order in which people ask for it.
+const RECORD: [&str; 15] = [
+    "id",
+    "project",
+    "name",
+    "state",
+    "reason",
+    "exit_code",
+    "runner",
+    "lease",
+    "source_id",
+    "priority",
+    "submitted_at",
+    "admitted_at",
+    "assigned_at",
+    "started_at",
+    "finished_at",
+];
+
 /// Cancel jobs
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  jobgate cancel 0192f0c1-…")]
@@ -118,8 +137,8 @@ impl Jobs {
             output.json(&serde_json::json!({ "job": job, "decisions": decisions["decisions"] }))?;
             return Ok(Exit::Good);
         }
-        for (key, value) in job.as_object().into_iter().flatten() {
-            let shown = text(value);
+        for key in RECORD {
+            let shown = text(&job[key]);
             if !shown.is_empty() {
                 let shown = if key == "state" { output.state(&shown) } else { clean(&shown) };
                 output.line(format_args!("{key:<13} {shown}"))?;
@@ -309,9 +328,11 @@ fn changed(last: &mut Vec<Value>, record: Value, output: &mut Output) -> Result<
     match output.is_json() {
         true => output.json_line(&record)?,
         false => {
-            let (id, name, reason) = (text(&record["id"]), text(&record["name"]), text(&record["reason"]));
-            let state = output.state(&text(&record["state"]));
-            let line = format!("{id} {} {}: {state} {}", text(&record["project"]), clean(&name), clean(&reason));
+            let [id, project, name, state, reason] =
+                ["id", "project", "name", "state", "reason"].map(|key| clean(&text(&record[key])));
+            // A reason often begins with the state: `rejected by …`.
+            let reason = reason.strip_prefix(&state).unwrap_or(&reason).trim_start().to_owned();
+            let line = format!("{id} {project} {name}: {} {reason}", output.state(&state));
             output.line(line.trim_end())?;
         }
     }

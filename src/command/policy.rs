@@ -12,7 +12,7 @@ use jobgate_router::{Expose, JobDocument, MAX_DOCUMENT_BYTES, question_from_docu
 use jobgate_sdk::{AdmissionRequest, Outcome, Runner};
 use serde_json::{Value, json};
 
-use super::submit::read;
+use super::submit::{name, read};
 use crate::output::{Ended, Exit, Failure, Output, clean};
 
 /// Check, test and try Rego and YAML policies
@@ -228,12 +228,12 @@ impl Eval {
     async fn run(&self, output: &mut Output) -> Ended {
         let (options, expose) = self.options.load_options()?;
         let set = PolicySet::load(&self.policies, &options)?.set;
-        let documents = read_documents(&read(&self.job)?, &self.job.display().to_string(), MAX_DOCUMENT_BYTES)?;
+        let documents = read_documents(&read(&self.job)?, &name(&self.job), MAX_DOCUMENT_BYTES)?;
         if documents.is_empty() {
-            return Err(Failure::new(format_args!("{}: there is no job document in it", self.job.display())));
+            return Err(Failure::new(format_args!("{}: there is no job document in it", name(&self.job))));
         }
         let runner = match &self.runner {
-            Some(path) => Some(read_runner(&read(path)?, &path.display().to_string())?),
+            Some(path) => Some(read_runner(&read(path)?, &name(path))?),
             None => None,
         };
         let time = self.time.map_or_else(SystemTime::now, SystemTime::from);

@@ -57,6 +57,11 @@ impl Args {
     }
 }
 
+/// What messages call a file that may be standard input.
+pub(super) fn name(path: &Path) -> String {
+    if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// A file, or standard input for `-`.
 pub(super) fn read(path: &Path) -> Result<Bytes, Failure> {
     let mut bytes = Vec::new();
@@ -64,5 +69,5 @@ pub(super) fn read(path: &Path) -> Result<Bytes, Failure> {
         true => std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes),
         false => std::fs::read(path),
     };
-    read.map(Bytes::from).map_err(|error| Failure::new(format_args!("cannot read {}: {error}", path.display())))
+    read.map(Bytes::from).map_err(|error| Failure::new(format_args!("cannot read {}: {error}", name(path))))
 }

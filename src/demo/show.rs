@@ -43,8 +43,8 @@ A router, its controllers and a runner, in this one process. Asked about each jo
 const NEXT: &str = "\
 Next:
   jobgate policy eval --policy examples/demo/payments.yaml --job examples/documents/payments-api.json --explain
-  jobgate policy test examples/policies
-  jobgate serve --help";
+  jobgate policy test examples/policies/production
+  jobgate serve --config examples/demo/trial.yaml";
 
 impl Show {
     pub(super) fn begin(output: &mut Output) -> Result<Self, Failure> {

@@ -73,6 +73,35 @@ impl Running {
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
+    pub(crate) async fn text(&self, path: &str, token: &str) -> String {
+        self.http.get(self.url(path)).bearer_auth(token).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// The first controller, once it is as wanted.
+    pub(crate) async fn until(&self, token: &str, wanted: impl Fn(&Value) -> bool) {
+        let looking = async {
+            while !wanted(&self.get("/v1/controllers", token).await.1["controllers"][0]) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), looking).await.expect("it comes to be as wanted");
+    }
+
+    pub(crate) async fn policy_version(&self, token: &str) -> String {
+        self.get("/v1/controllers", token).await.1["controllers"][0]["policy_version"].as_str().unwrap().to_owned()
+    }
+
+    /// A job's record once its chain has decided.
+    pub(crate) async fn settled(&self, token: &str, id: &str) -> Value {
+        loop {
+            let record = self.get(&format!("/v1/jobs/{id}"), token).await.1;
+            if record["state"] != "routing" {
+                return record;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Attaches the native runner.
     pub(crate) fn runner(&self, token: &str) -> JoinHandle<()> {
         let connection = Connection::new(&self.url("")).unwrap().token(Token::new(token).unwrap(), false).unwrap();

@@ -1,1 +1,194 @@
+use std::{fs, time::Duration};
 
+use jobgate_yaml::Source;
+
+use super::*;
+
+struct Folder(tempfile::TempDir);
+
+fn folder() -> Folder {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    for (name, text) in [
+        ("a.token", "aaaaaaaaaaaaaaaaaaaaaaaa\n"),
+        ("b.token", "bbbbbbbbbbbbbbbbbbbbbbbb"),
+        ("c.token", "cccccccccccccccccccccccc"),
+        ("copy.token", "aaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("short.token", "hunter2"),
+        ("ca.pem", "pem"),
+    ] {
+        fs::write(folder.0.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+impl Folder {
+    fn parse(&self, text: &str) -> Result<Config, String> {
+        Config::parse(&Source::new("jobgate.yaml", text), self.0.path()).map_err(|faults| faults.to_string())
+    }
+
+    fn good(&self, text: &str) -> Config {
+        self.parse(text).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    fn faults(&self, text: &str) -> String {
+        self.parse(text).expect_err("it should have faults")
+    }
+}
+
+#[test]
+fn the_example_of_the_design_is_read() {
+    let config = folder().good(
+        r#"
+listen: 127.0.0.1:7400
+external_url: http://127.0.0.1:7400
+state: ./jobgate-data
+controllers:
+  - { name: image-allowlist, scope: instance, policy: policies/instance }
+  - { name: payments, scope: "group:acme/payments", policy: policies/payments.yaml, state: dry_run }
+  - { name: release-window, scope: "project:acme/payments/api", grpc: "https://controllers.acme.example:7501", tls: { ca: ca.pem }, timeout: 500ms }
+  - { name: gpu-quota, scope: "runner:gpu-1", attach: { token_file: a.token }, on_failure: admit, expose: [script] }
+runners:
+  - { name: gpu-1, token_file: b.token, type: group, owner: acme, tags: [gpu, linux], run_untagged: false, protected: false, priority: 10 }
+tokens:
+  - { name: ci, token_file: c.token, may: [submit, read], projects: ["acme/**"] }
+"#,
+    );
+    assert_eq!(config.controllers.len(), 4);
+    assert_eq!(config.controllers[1].state, ControllerState::DryRun);
+    assert_eq!(config.controllers[2].timeout, Duration::from_millis(500));
+    assert_eq!(config.controllers[0].timeout, Duration::from_secs(2));
+    assert_eq!(config.controllers[3].on_failure, OnFailure::Admit);
+    assert!(config.controllers[3].expose.script());
+    assert_eq!(config.runners[0].owner, RunnerOwner::Group("acme".parse().unwrap()));
+    assert!(config.tokens[0].submit && config.tokens[0].read && !config.tokens[0].operate);
+    assert_eq!(config.admission_timeout, Duration::from_secs(10));
+    assert_eq!(config.admission_ttl, Duration::from_secs(600));
+    assert!(!config.is_trial());
+}
+
+#[test]
+fn an_empty_configuration_is_trial_mode_on_loopback() {
+    let config = folder().good("{}");
+    assert!(config.is_trial() && config.listen.ip().is_loopback());
+    assert_eq!(config.external_url.as_deref(), Some("http://127.0.0.1:7400"));
+}
+
+#[test]
+fn every_fault_is_reported_at_once_with_its_place() {
+    let faults = folder().faults(
+        r#"lisen: 127.0.0.1:1
+admission_timeout: 26s
+controllers:
+  - { name: a, scope: "grup:acme", policy: p }
+  - { name: a, scope: instance, policy: p, on_failure: admit }
+  - { name: b, scope: instance, policy: p, grpc: "https://x.example" }
+  - { name: c, scope: instance, grpc: "http://controllers.example:1" }
+  - { name: d, scope: instance, grpc: "https://user:hunter2@controllers.example" }
+  - { name: e, scope: instance, attach: { token_file: missing.token } }
+  - { name: f, scope: "runner:gpu", policy: p, timeout: soon, state: dryrun }
+runners:
+  - { name: r, token_file: short.token }
+  - { name: g, token_file: a.token, type: group }
+  - { name: i, token_file: b.token, owner: acme }
+  - { name: n, token_file: c.token, run_untagged: false }
+tokens:
+  - { name: t, token_file: copy.token, may: [], projects: ["acme[x]"] }
+"#,
+    );
+    for expected in [
+        "jobgate.yaml:1:1: unknown key `lisen`; did you mean `listen`?",
+        "jobgate.yaml:2:20: `26s` is out of range",
+        "one of `instance`, `group:<path>`, `project:<path>`, `runner:<name>`",
+        "`on_failure: admit` is for controllers over gRPC only",
+        "a controller has exactly one of `policy`, `grpc`, `attach`",
+        "`http://controllers.example:1` would carry job data over the network in clear",
+        "a URL must not hold a name or password",
+        "missing.token: No such file",
+        "`soon` is not a length of time",
+        "unknown word `dryrun`; did you mean `dry_run`?",
+        "short.token does not hold a token",
+        "a group or project runner needs `owner`",
+        "an instance runner has no `owner`",
+        "a runner without tags that takes no untagged jobs takes no job at all",
+        "a token that may do nothing is of no use",
+        "`acme[x]` is not a glob over project paths",
+    ] {
+        assert!(faults.contains(expected), "missing: {expected}\nin:\n{faults}");
+    }
+    assert!(!faults.contains("hunter2"), "{faults}");
+}
+
+#[test]
+fn names_and_tokens_are_unique_and_runner_scopes_name_runners() {
+    let faults = folder().faults(
+        r#"
+controllers:
+  - { name: a, scope: instance, policy: p }
+  - { name: a, scope: "runner:gpu-2", policy: p }
+  - { name: c, scope: instance, attach: { token_file: a.token } }
+runners:
+  - { name: gpu-1, token_file: copy.token }
+"#,
+    );
+    assert!(faults.contains("there are two controllers named `a` (the other is in line 3)"), "{faults}");
+    assert!(faults.contains("there is no runner `gpu-2`; did you mean `gpu-1`?"), "{faults}");
+    assert!(faults.contains("runner `gpu-1` has the token of controller `c`"), "{faults}");
+    assert!(!faults.contains("aaaa"), "no token is shown: {faults}");
+}
+
+#[test]
+fn beyond_loopback_it_wants_tls_and_tokens_or_to_be_told() {
+    let folder = folder();
+    let open = "listen: 0.0.0.0:7400\n";
+    assert!(folder.faults(open).contains("without any token the router listens on loopback only"));
+    assert!(folder.faults(&format!("{open}insecure: true\n")).contains("without any token"));
+    let tokens = format!("{open}tokens:\n  - {{ name: t, token_file: a.token, may: [read] }}\n");
+    assert!(folder.faults(&tokens).contains("tokens would cross the network in clear"));
+    let config = folder.good(&format!("{tokens}insecure: true\n"));
+    assert_eq!(config.external_url, None, "what runners are told cannot be guessed");
+}
+
+#[test]
+fn a_controller_beyond_loopback_needs_tls_or_to_be_told() {
+    let folder = folder();
+    let with = |more: &str| format!("controllers:\n  - {{ name: a, scope: instance, {more} }}\n");
+    folder.good(&with("grpc: \"http://127.0.0.1:1\""));
+    folder.good(&with("grpc: \"http://localhost:1\""));
+    folder.good(&with("grpc: \"http://[::1]:1\""));
+    folder.good(&with("grpc: \"http://10.0.0.1:1\", insecure: true"));
+    folder.good(&with("grpc: [\"https://a.example\", \"https://b.example\"]"));
+    for tricky in ["http://127.0.0.1.evil.example:1", "http://localhost.evil.example:1", "ftp://127.0.0.1:1", "http://"]
+    {
+        folder.faults(&with(&format!("grpc: \"{tricky}\"")));
+    }
+    assert!(folder.faults(&with("policy: p, tls: {}")).contains("`tls` belongs to `grpc`"));
+}
+
+#[test]
+fn secrets_do_not_print() {
+    let folder = folder();
+    let config = folder.good(
+        "controllers:\n  - { name: a, scope: instance, attach: { token_file: a.token } }\nrunners:\n  \
+         - { name: r, token_file: b.token }\ntokens:\n  - { name: t, token_file: c.token, may: [read] }\n",
+    );
+    let text = format!("{config:?}");
+    assert!(!text.contains("aaaa") && !text.contains("bbbb") && !text.contains("cccc"), "{text}");
+    assert_eq!(text.matches("[redacted]").count(), 3);
+    assert!(config.tokens[0].token.is("cccccccccccccccccccccccc") && !config.tokens[0].token.is("c"));
+}
+
+#[test]
+fn what_is_not_yet_there_is_said() {
+    let faults = folder().faults("gitlab: { url: https://gitlab.example.com }\n");
+    assert!(faults.contains("`gitlab` is not supported by this version"), "{faults}");
+}
+
+#[test]
+fn a_file_that_is_not_there_or_not_yaml_is_a_fault_with_a_name() {
+    let missing = Config::load(std::path::Path::new("/nonexistent/jobgate.yaml")).unwrap_err();
+    assert!(missing.to_string().starts_with("/nonexistent/jobgate.yaml: "), "{missing}");
+    let folder = folder();
+    for broken in ["listen: [", "- a\n- b\n", "listen: x\nlisten: y\n", "just text"] {
+        assert!(folder.faults(broken).starts_with("jobgate.yaml:"), "{broken}");
+    }
+}

@@ -24,7 +24,7 @@ use crate::{
     chain::{Chains, Part},
     config::RunnerConfig,
     decision::Decision,
-    handle::{Command, CoreError, Handle, RunnerOrder, RunnerStatus, Session},
+    handle::{Command, CoreError, Handle, Reply, RunnerOrder, RunnerStatus, Session},
     job::{JobId, JobRecord},
     scheduler::{Decided, Effect, Limits, Now, Scheduler},
     store::{Batch, Store},
@@ -195,12 +195,15 @@ impl Core {
     }
 
     fn command(&mut self, command: Command, now: Now) {
+        let open = *self.store_ok.borrow();
+        let Some(command) = (if open { Some(command) } else { command.refuse(CoreError::StoreUnavailable) }) else {
+            return;
+        };
         match command {
             Command::Submit(jobs, key, reply) => {
                 let result = match key.as_ref().and_then(|key| self.history.repeated(key, now.tick)) {
                     Some(Err(error)) => Err(error),
                     Some(Ok(ids)) => Ok(self.states(ids)),
-                    None if !*self.store_ok.borrow() => Err(CoreError::StoreUnavailable),
                     None => self.scheduler.submit(jobs, now),
                 };
                 if let (Ok(jobs), Some(key)) = (&result, key) {
@@ -232,33 +235,33 @@ impl Core {
             Command::Drain(reply) => {
                 self.draining = true;
                 self.scheduler.drain();
-                self.reply(reply, ());
+                self.reply(reply, Ok(()));
             }
             // Looking changes nothing, but what is seen must be committed: these wait for the step, too.
             Command::Job(id, reply) => {
                 let found = self.scheduler.job(&id).map(|job| job.record.clone());
-                self.reply(reply, found);
+                self.reply(reply, found.ok_or(CoreError::NoSuchJob(id)));
             }
             Command::List(filter, reply) => {
                 let page = self.scheduler.list(&filter);
-                self.reply(reply, page);
+                self.reply(reply, Ok(page));
             }
             Command::Decisions(job, limit, reply) => {
                 let found = self.history.decisions(job.as_ref(), limit);
-                self.reply(reply, found);
+                self.reply(reply, Ok(found));
             }
             Command::Runners(reply) => {
                 let runners = self.all_runners(now);
-                self.reply(reply, runners);
+                self.reply(reply, Ok(runners));
             }
             Command::Queue(reply) => {
                 let queue = self.scheduler.queue(now);
-                self.reply(reply, queue);
+                self.reply(reply, Ok(queue));
             }
         }
     }
 
-    fn reply<T: Send + 'static>(&mut self, to: tokio::sync::oneshot::Sender<T>, answer: T) {
+    fn reply<T: Send + 'static>(&mut self, to: Reply<T>, answer: Result<T, CoreError>) {
         // Who does not wait any more needs no answer.
         self.pending.replies.push(Box::new(move || drop(to.send(answer))));
     }

@@ -1,1 +1,348 @@
+//! The task that owns the state, with a store and controllers that can be told to fail.
 
+use std::{
+    future::Future,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use jobgate_sdk::{AdmissionRequest, Controller, FailureCause, Verdict};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    chain::{Entry, Rules},
+    config::{ControllerConfig, ControllerKind, ControllerState, NoControllers, OnFailure, RunnerOwner, Secret},
+    decision::{Cause, Ruling},
+    handle::{IdempotencyKey, JobResult, RunnerEvent, RunnerHello},
+    job::{JobState, NewJob},
+    store::StoreError,
+    testing::{job_of, new_job},
+};
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(3600), work).await.expect("the test hangs")
+}
+
+/// Remembers what was committed; can be told to fail.
+#[derive(Clone, Default)]
+struct Disk {
+    full: Arc<AtomicBool>,
+    states: Arc<Mutex<Vec<(JobId, JobState)>>>,
+    decisions: Arc<Mutex<Vec<Arc<Decision>>>>,
+}
+
+impl Store for Disk {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StoreError::new("no space left on device"));
+        }
+        self.states.lock().unwrap().extend(batch.jobs.iter().map(|record| (record.id.clone(), record.state)));
+        self.decisions.lock().unwrap().extend(batch.decisions.iter().cloned());
+        Ok(())
+    }
+}
+
+struct Deaf;
+
+impl Observer for Deaf {
+    fn answered(&self, _: &Arc<str>, _: &'static str, _: Option<FailureCause>, _: Duration) {}
+}
+
+fn entry(name: &str, state: ControllerState, on_failure: OnFailure, controller: impl Controller) -> Entry {
+    let config = ControllerConfig {
+        name: name.into(),
+        scope: "instance".parse().unwrap(),
+        state,
+        kind: ControllerKind::Linked,
+        timeout: Duration::from_secs(2),
+        on_failure,
+        expose: Default::default(),
+    };
+    Entry {
+        config: config.into(),
+        controller: Arc::new(controller),
+        reads_runner: false,
+        versions: Default::default(),
+        matched: Arc::default(),
+    }
+}
+
+fn enabled(name: &str, controller: impl Controller) -> Entry {
+    entry(name, ControllerState::Enabled, OnFailure::Reject, controller)
+}
+
+fn admit_all() -> Entry {
+    enabled("all", |_: AdmissionRequest| async { Verdict::admit() })
+}
+
+fn chains(entries: Vec<Entry>) -> Chains {
+    Chains::new(entries, Rules { no_controllers: NoControllers::Admit, admission_timeout: Duration::from_secs(10) })
+}
+
+fn start_with(entries: Vec<Entry>, disk: &Disk) -> Running {
+    start(Parts {
+        chains: chains(entries),
+        runners: Vec::new(),
+        limits: Limits { max_jobs: 100, max_finished: 100, admission_ttl: Duration::from_secs(600) },
+        store: Box::new(disk.clone()),
+        observer: Arc::new(Deaf),
+        export: Box::new(|_| {}),
+    })
+}
+
+fn hello(name: &str, capacity: u32) -> RunnerHello {
+    let config = RunnerConfig {
+        name: name.into(),
+        token: Secret::new("x"),
+        owner: RunnerOwner::Instance,
+        tags: Vec::new(),
+        run_untagged: true,
+        protected: false,
+        priority: 0,
+    };
+    RunnerHello {
+        runner: Arc::new(config),
+        system_id: "host".into(),
+        version: None,
+        platform: None,
+        executor: None,
+        capacity,
+        leases: Vec::new(),
+    }
+}
+
+/// Waits until a job is in one of these states.
+async fn until(handle: &Handle, id: &JobId, wanted: &[JobState]) -> Arc<JobRecord> {
+    let mut changes = handle.changes();
+    within(async {
+        loop {
+            let record = handle.job(id).await.unwrap();
+            if wanted.contains(&record.state) {
+                return record;
+            }
+            changes.recv().await.unwrap();
+        }
+    })
+    .await
+}
+
+async fn submit(handle: &Handle, jobs: Vec<NewJob>) -> Vec<JobId> {
+    let submitted = handle.submit(jobs, None).await.unwrap();
+    submitted.into_iter().map(|(id, _)| id).collect()
+}
+
+async fn assigned(orders: &mut mpsc::Receiver<RunnerOrder>) -> (JobId, crate::job::Lease) {
+    match within(orders.recv()).await {
+        Some(RunnerOrder::Assign { job, lease, .. }) => (job, lease),
+        other => panic!("expected an assignment, got {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leaves_has_been_committed_before() {
+    let disk = Disk::default();
+    let router = start_with(vec![admit_all()], &disk);
+    let (session, mut orders) = router.handle.attach(hello("r", 1)).await.unwrap();
+    router.handle.runner(session, RunnerEvent::Credit(1)).await.unwrap();
+    submit(&router.handle, vec![new_job("j1", "acme/api")]).await;
+    let (job, lease) = assigned(&mut orders).await;
+    let committed = disk.states.lock().unwrap().clone();
+    assert!(committed.contains(&(job.clone(), JobState::Assigned)), "{committed:?}");
+    assert_eq!(disk.decisions.lock().unwrap()[0].decision, Ruling::Admitted);
+    let result = JobResult { state: JobState::Success, exit_code: Some(0), reason: String::new() };
+    router.handle.runner(session, RunnerEvent::Finished(job.clone(), lease, result)).await.unwrap();
+    assert!(matches!(within(orders.recv()).await, Some(RunnerOrder::Recorded(..))));
+    assert!(disk.states.lock().unwrap().contains(&(job, JobState::Success)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_write_delivers_nothing_refuses_new_jobs_and_loses_none() {
+    let disk = Disk::default();
+    let mut router = start_with(vec![admit_all()], &disk);
+    let (session, mut orders) = router.handle.attach(hello("r", 1)).await.unwrap();
+    let job = submit(&router.handle, vec![new_job("j1", "acme/api")]).await.remove(0);
+    until(&router.handle, &job, &[JobState::Admitted]).await;
+    disk.full.store(true, Ordering::SeqCst);
+    router.handle.runner(session, RunnerEvent::Credit(1)).await.unwrap();
+    within(router.store_ok.wait_for(|ok| !ok)).await.unwrap();
+    assert!(orders.try_recv().is_err(), "nothing is delivered");
+    let refused = router.handle.submit(vec![new_job("j2", "acme/api")], None).await;
+    assert_eq!(refused.unwrap_err(), CoreError::StoreUnavailable, "at once, not when the disk has room again");
+    assert_eq!(
+        router.handle.job(&job).await.unwrap_err(),
+        CoreError::StoreUnavailable,
+        "what is not durable is not shown"
+    );
+    disk.full.store(false, Ordering::SeqCst);
+    assert_eq!(assigned(&mut orders).await.0, job, "delivered once it is durable");
+    within(router.store_ok.wait_for(|ok| *ok)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_submission_makes_no_second_job() {
+    let router = start_with(vec![admit_all()], &Disk::default());
+    let key = |digest| IdempotencyKey { token: "ci".into(), key: "k".into(), digest: [digest; 32] };
+    let first = router.handle.submit(vec![new_job("j1", "acme/api")], Some(key(1))).await.unwrap();
+    let again = router.handle.submit(vec![new_job("j2", "acme/api")], Some(key(1))).await.unwrap();
+    assert_eq!(first[0].0, again[0].0);
+    let other = router.handle.submit(vec![new_job("j3", "acme/api")], Some(key(2))).await;
+    assert_eq!(other.unwrap_err(), CoreError::KeyReused);
+    tokio::time::advance(Duration::from_secs(24 * 3600 + 1)).await;
+    let later = router.handle.submit(vec![new_job("j4", "acme/api")], Some(key(2))).await.unwrap();
+    assert_ne!(first[0].0, later[0].0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_document_contradicts_itself_is_rejected_and_nobody_is_asked() {
+    let asked: Arc<AtomicBool> = Arc::default();
+    let seen = asked.clone();
+    let watching = enabled("w", move |_: AdmissionRequest| {
+        seen.store(true, Ordering::SeqCst);
+        async { Verdict::admit() }
+    });
+    let router = start_with(vec![watching], &Disk::default());
+    let variable = |value| json!({ "key": "CI_PIPELINE_SOURCE", "value": value, "public": true, "masked": false });
+    let forged = job_of(
+        "forged",
+        json!({ "gitlab": {
+            "id": 7, "token": "glcbt-x",
+            "job_info": { "name": "build", "stage": "test", "project_id": 1, "project_full_path": "acme/api" },
+            "git_info": { "repo_url": "https://gitlab.example.com/acme/api.git", "ref": "main", "sha": "a", "ref_type": "branch" },
+            "variables": [variable("push"), variable("schedule")],
+        }}),
+    );
+    let id = submit(&router.handle, vec![forged]).await.remove(0);
+    let record = until(&router.handle, &id, &[JobState::Rejected]).await;
+    assert!(record.reason.contains("CI_PIPELINE_SOURCE"), "{}", record.reason);
+    assert!(!asked.load(Ordering::SeqCst));
+    let decisions = router.handle.decisions(Some(id), 10).await.unwrap();
+    assert_eq!(decisions[0].cause, Some(Cause::Policy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_dry_run_verdict_is_appended_to_its_decision() {
+    let slow = entry("dry", ControllerState::DryRun, OnFailure::Reject, |_: AdmissionRequest| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Verdict::reject("would refuse")
+    });
+    let disk = Disk::default();
+    let router = start_with(vec![slow, admit_all()], &disk);
+    let id = submit(&router.handle, vec![new_job("j1", "acme/api")]).await.remove(0);
+    until(&router.handle, &id, &[JobState::Admitted]).await;
+    assert_eq!(router.handle.decisions(Some(id.clone()), 1).await.unwrap()[0].verdicts.len(), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let decision = router.handle.decisions(Some(id), 1).await.unwrap().remove(0);
+    assert_eq!(decision.verdicts.len(), 2);
+    assert_eq!((&*decision.verdicts[1].controller, decision.verdicts[1].enforced), ("dry", false));
+    assert_eq!(disk.decisions.lock().unwrap().last().unwrap().verdicts.len(), 2, "and is durable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_controller_harms_its_own_jobs_only() {
+    let picky = enabled("picky", |request: AdmissionRequest| async move {
+        match request.job().name.as_deref() {
+            Some("panic") => panic!("on purpose"),
+            Some("hang") => std::future::pending().await,
+            _ => Verdict::admit(),
+        }
+    });
+    let router = start_with(vec![picky], &Disk::default());
+    let named =
+        |id: &str, name: &str| job_of(id, json!({ "job": { "name": name }, "project": { "path": "acme/api" } }));
+    let ids = submit(&router.handle, vec![named("1", "panic"), named("2", "hang"), named("3", "fine")]).await;
+    until(&router.handle, &ids[2], &[JobState::Admitted]).await;
+    for id in &ids[..2] {
+        let record = until(&router.handle, id, &[JobState::Rejected]).await;
+        assert!(record.reason.starts_with("not admitted because picky (instance) gave no answer"), "{}", record.reason);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_canceled_while_it_is_asked_about_stays_canceled_and_its_decision_is_recorded() {
+    let slow = enabled("slow", |_: AdmissionRequest| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Verdict::admit()
+    });
+    let router = start_with(vec![slow], &Disk::default());
+    let (session, mut orders) = router.handle.attach(hello("r", 1)).await.unwrap();
+    router.handle.runner(session, RunnerEvent::Credit(1)).await.unwrap();
+    let id = submit(&router.handle, vec![new_job("j1", "acme/api")]).await.remove(0);
+    router.handle.cancel(&id, "ada").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(router.handle.job(&id).await.unwrap().state, JobState::Canceled);
+    assert_eq!(router.handle.decisions(Some(id), 10).await.unwrap().len(), 1);
+    assert!(orders.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_policy_version_makes_old_decisions_serve_nothing() {
+    let strict: Arc<AtomicBool> = Arc::default();
+    let now_strict = strict.clone();
+    let policy = enabled("p", move |_: AdmissionRequest| {
+        let strict = now_strict.load(Ordering::SeqCst);
+        async move { if strict { Verdict::reject("not any more") } else { Verdict::admit() } }
+    });
+    let router = start_with(vec![policy], &Disk::default());
+    let id = submit(&router.handle, vec![new_job("j1", "acme/api")]).await.remove(0);
+    until(&router.handle, &id, &[JobState::Admitted]).await;
+    strict.store(true, Ordering::SeqCst);
+    let versions = ["v2".into()].into();
+    router.events.send(Event::Versions { controller: "p".into(), versions, reads_runner: None }).await.ok().unwrap();
+    // The event and the credit come by different ways: an answer shows that the first one was taken.
+    router.handle.queue().await.unwrap();
+    let (session, mut orders) = router.handle.attach(hello("r", 1)).await.unwrap();
+    router.handle.runner(session, RunnerEvent::Credit(1)).await.unwrap();
+    until(&router.handle, &id, &[JobState::Rejected]).await;
+    assert!(orders.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_reads_the_runner_is_asked_when_one_is_chosen() {
+    let mut reading = enabled("reads", |request: AdmissionRequest| async move {
+        match request.runner().map(|runner| runner.name.as_str()) {
+            Some("good") => Verdict::admit(),
+            Some(_) => Verdict::reject("not on this runner"),
+            None => Verdict::fail("asked before a runner was chosen"),
+        }
+    });
+    reading.reads_runner = true;
+    let router = start_with(vec![reading], &Disk::default());
+    let id = submit(&router.handle, vec![new_job("j1", "acme/api")]).await.remove(0);
+    until(&router.handle, &id, &[JobState::Admitted]).await;
+    let (bad, mut bad_orders) = router.handle.attach(hello("bad", 1)).await.unwrap();
+    router.handle.runner(bad, RunnerEvent::Credit(1)).await.unwrap();
+    let (good, mut good_orders) = router.handle.attach(hello("good", 1)).await.unwrap();
+    router.handle.runner(good, RunnerEvent::Credit(1)).await.unwrap();
+    assert_eq!(assigned(&mut good_orders).await.0, id);
+    assert!(bad_orders.try_recv().is_err());
+    let decisions = router.handle.decisions(Some(id), 10).await.unwrap();
+    assert!(decisions.iter().any(|decision| decision.runner.as_deref() == Some("good")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runner_that_reads_nothing_is_detached_and_its_jobs_go_elsewhere() {
+    let router = start_with(vec![], &Disk::default());
+    let (deaf, orders) = router.handle.attach(hello("deaf", 1)).await.unwrap();
+    for _ in 0..200 {
+        router.handle.runner(deaf, RunnerEvent::Heartbeat(Vec::new())).await.unwrap();
+    }
+    router.handle.queue().await.unwrap();
+    assert!(router.handle.runners().await.unwrap().is_empty(), "detached");
+    drop(orders);
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_asks_and_assigns_nothing_new() {
+    let router = start_with(vec![admit_all()], &Disk::default());
+    let (session, mut orders) = router.handle.attach(hello("r", 1)).await.unwrap();
+    router.handle.runner(session, RunnerEvent::Credit(1)).await.unwrap();
+    router.handle.drain().await.unwrap();
+    assert!(matches!(within(orders.recv()).await, Some(RunnerOrder::Drain)));
+    let id = submit(&router.handle, vec![new_job("j1", "acme/api")]).await.remove(0);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(router.handle.job(&id).await.unwrap().state, JobState::Routing);
+    assert!(orders.try_recv().is_err());
+}

@@ -269,3 +269,18 @@ impl Drop for Open {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+impl Attached {
+    /// Ends the instance with the most open questions.
+    pub(super) fn leave_busiest(&self) {
+        let busiest =
+            lock(&self.instances).iter().max_by_key(|instance| instance.open.load(Ordering::Acquire)).cloned();
+        self.leave(&busiest.unwrap());
+    }
+
+    /// Open questions at all instances.
+    pub(super) fn open(&self) -> usize {
+        lock(&self.instances).iter().map(|instance| instance.open.load(Ordering::Acquire)).sum()
+    }
+}

@@ -190,7 +190,9 @@ fn endpoint(dial: &Dial, url: &str) -> Result<Endpoint, tonic::transport::Error>
 
 /// Whether the instance is not there, so that another may be asked the same question.
 fn is_absence(status: &Status) -> bool {
-    status.code() == Code::Unavailable || (status.code() == Code::Unknown && is_transport(status))
+    // CANCELLED is what grpcio answers to calls it does not take while it drains; the router itself cancels by not waiting.
+    matches!(status.code(), Code::Unavailable | Code::Cancelled)
+        || (status.code() == Code::Unknown && is_transport(status))
 }
 
 /// A status that no controller sent: the connection broke.
@@ -200,7 +202,7 @@ fn is_transport(status: &Status) -> bool {
 
 fn failure(status: &Status) -> Verdict {
     let cause = match status.code() {
-        Code::DeadlineExceeded | Code::Cancelled => FailureCause::Silent,
+        Code::DeadlineExceeded => FailureCause::Silent,
         // tonic's word for a message beyond the limit it was given.
         Code::OutOfRange => FailureCause::Oversize,
         // What cannot be decoded.

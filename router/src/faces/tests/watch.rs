@@ -42,8 +42,8 @@ fn scripted(room: usize, published: Vec<Arc<JobRecord>>, present: Arc<JobRecord>
                 let _ = publish.send(change.clone());
             }
             match command {
-                Command::Job(_, reply) => drop(reply.send(Some(present.clone()))),
-                Command::List(_, reply) => drop(reply.send(JobPage { jobs: vec![present.clone()], next: None })),
+                Command::Job(_, reply) => drop(reply.send(Ok(present.clone()))),
+                Command::List(_, reply) => drop(reply.send(Ok(JobPage { jobs: vec![present.clone()], next: None }))),
                 _ => {}
             }
         }
