@@ -318,9 +318,12 @@ async fn at_first_a_refusal_is_final_and_says_why() {
 }
 
 #[tokio::test]
-async fn another_process_with_the_same_id_ends_this_one() {
-    let (_gateway, running, peer) = attached(1).await;
-    peer.end_with(Status::aborted("the same system attached again")).await;
+async fn one_that_loses_its_place_comes_back_and_gives_up_when_that_goes_on() {
+    let mut gateway = Gateway::start().await;
+    let running = gateway.run(1);
+    for _ in 0..3 {
+        gateway.peer().await.end_with(Status::aborted("the same system attached again")).await;
+    }
     let error = running.stopped().await.unwrap_err();
     assert!(error.to_string().contains("--system-id"), "{error}");
 }

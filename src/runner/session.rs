@@ -30,6 +30,10 @@ const WELCOME: Duration = Duration::from_secs(10);
 /// How long the results of killed jobs may take to be recorded.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// A runner that lost its place so often within so long has a double.
+const MAX_DISPLACED: usize = 2;
+const DISPLACED: Duration = Duration::from_secs(60);
+
 /// Messages on their way out before output waits.
 const OUTGOING: usize = 64;
 
@@ -49,6 +53,8 @@ pub(super) struct Session {
     outbox: VecDeque<RunnerMessage>,
     /// The first welcome proves that URL, token and name are right: after it, nothing is given up.
     welcomed: bool,
+    /// When another stream took the place of ours.
+    displaced: Vec<Instant>,
     /// When killed jobs have had time enough to be reported.
     last_moment: Option<Instant>,
 }
@@ -74,6 +80,7 @@ impl Session {
             events,
             outbox: VecDeque::new(),
             welcomed: false,
+            displaced: Vec::new(),
             last_moment: None,
         }
     }
@@ -85,7 +92,7 @@ impl Session {
             self.outbox.clear();
             match status {
                 None => break,
-                Some(status) if status.code() == Code::Aborted && self.welcomed => {
+                Some(status) if status.code() == Code::Aborted && self.is_displaced(Instant::now()) => {
                     return Err(RunnerError::Replaced { system_id: self.runner.system_id, message: said(&status) });
                 }
                 Some(status) => tracing::warn!(reason = %said(&status), "detached from the router; attaching again"),
@@ -95,6 +102,14 @@ impl Session {
             0 => Ok(()),
             results => Err(RunnerError::Undelivered { results }),
         }
+    }
+
+    /// A router also ends a stream when the runner's configuration changes, so once is not enough to give up. Two processes
+    /// with one id would displace each other for ever.
+    fn is_displaced(&mut self, now: Instant) -> bool {
+        self.displaced.retain(|when| now.duration_since(*when) < DISPLACED);
+        self.displaced.push(now);
+        self.displaced.len() > MAX_DISPLACED
     }
 
     /// Tries until it works; `None` when there is nothing left to attach for.
