@@ -126,3 +126,23 @@ async fn run(stream: TcpStream, peer: SocketAddr, tls: Option<Tls>, app: Router,
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_accept_error_is_counted_and_survived() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let metrics = Metrics::new();
+        let listener = Listener::new(tcp, None, Limits::default(), metrics.clone());
+        let before = tokio::time::Instant::now();
+        // EMFILE: trying at once would take all of a processor.
+        listener.accept_failed(&io::Error::from_raw_os_error(24)).await;
+        assert_eq!(before.elapsed(), ACCEPT_PAUSE);
+        listener.accept_failed(&io::ErrorKind::ConnectionAborted.into()).await;
+        assert_eq!(before.elapsed(), ACCEPT_PAUSE, "the next one is accepted at once");
+        let text = metrics.encode(&crate::faces::metrics::Snapshot::empty()).unwrap();
+        assert!(text.contains("\njobgate_accept_errors_total 1\n"), "{text}");
+    }
+}

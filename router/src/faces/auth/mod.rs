@@ -7,6 +7,8 @@ mod site;
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 pub(crate) use caller::Caller;
 pub(super) use caller::{Right, RunnerIdentity};
@@ -56,12 +58,17 @@ pub enum AuthError {
 
 struct Keys {
     trial: bool,
-    callers: Vec<(Secret, Caller)>,
-    runners: Vec<Arc<RunnerConfig>>,
-    controllers: Vec<Secret>,
+    keys: Vec<Key>,
+}
+
+/// A token, as its digest: those of two tokens that are near each other are not.
+struct Key {
+    digest: [u8; 32],
+    holder: Holder,
 }
 
 /// What a token is.
+#[derive(Clone)]
 enum Holder {
     Caller(Caller),
     Runner(Arc<RunnerConfig>),
@@ -106,41 +113,36 @@ impl Keys {
         if config.is_trial() && !address.ip().is_loopback() {
             return Err(AuthError::TrialBeyondLoopback { address });
         }
-        let caller = |token: &crate::config::TokenConfig| {
+        let mut keys = Vec::new();
+        for token in &config.tokens {
             let globs = token.projects.iter().map(|glob| ProjectGlob::parse(glob)).collect::<Result<Vec<_>, _>>();
             let globs = globs.map_err(|source| AuthError::Projects { token: token.name.clone(), source })?;
-            Ok((token.token.clone(), Caller::new(token, globs)))
-        };
-        let controllers = config.controllers.iter().filter_map(|controller| match &controller.kind {
-            ControllerKind::Attached { token } => Some(token.clone()),
-            _ => None,
-        });
-        Ok(Self {
-            trial: config.is_trial(),
-            callers: config.tokens.iter().map(caller).collect::<Result<_, _>>()?,
-            runners: config.runners.clone(),
-            controllers: controllers.collect(),
-        })
+            keys.push(Key::new(&token.token, Holder::Caller(Caller::new(token, globs))));
+        }
+        keys.extend(config.runners.iter().map(|runner| Key::new(&runner.token, Holder::Runner(runner.clone()))));
+        for controller in &config.controllers {
+            if let ControllerKind::Attached { token } = &controller.kind {
+                keys.push(Key::new(token, Holder::Controller));
+            }
+        }
+        Ok(Self { trial: config.is_trial(), keys })
     }
 
     /// Compares with every token, so that the time does not tell which one was near.
     fn holder(&self, token: &str) -> Option<Holder> {
+        let digest = Sha256::digest(token.as_bytes());
         let mut found = None;
-        for (secret, caller) in &self.callers {
-            if secret.is(token) {
-                found = Some(Holder::Caller(caller.clone()));
+        for key in &self.keys {
+            if key.digest.ct_eq(digest.as_slice()).into() {
+                found = Some(&key.holder);
             }
         }
-        for runner in &self.runners {
-            if runner.token.is(token) {
-                found = Some(Holder::Runner(runner.clone()));
-            }
-        }
-        for secret in &self.controllers {
-            if secret.is(token) {
-                found = Some(Holder::Controller);
-            }
-        }
-        found
+        found.cloned()
+    }
+}
+
+impl Key {
+    fn new(secret: &Secret, holder: Holder) -> Self {
+        Self { digest: Sha256::digest(secret.expose().as_bytes()).into(), holder }
     }
 }

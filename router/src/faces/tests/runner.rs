@@ -186,9 +186,13 @@ async fn a_runner_that_vanishes_is_detached() {
     let runner = Runner::attached(&world, "host-1").await;
     assert_eq!(world.handle.runners().await.unwrap()[0].systems.len(), 1);
     drop(runner);
-    while !world.handle.runners().await.unwrap()[0].systems.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let gone = async {
+        while !world.handle.runners().await.unwrap()[0].systems.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    // Long before it is missed for its silence.
+    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
     world.stop();
     world.stopped().await;
 }
