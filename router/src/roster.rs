@@ -120,6 +120,12 @@ impl Roster {
         slots.collect()
     }
 
+    /// The controller of this name.
+    #[cfg(feature = "bench")]
+    pub(crate) fn controller(&self, name: &str) -> Option<Arc<dyn Controller>> {
+        self.0.iter().find(|member| *member.config.name == *name).map(|member| member.controller.clone())
+    }
+
     /// The controllers as people look at them.
     pub(crate) fn status(&self) -> Vec<ControllerStatus> {
         self.0.iter().map(|member| member.status()).collect()

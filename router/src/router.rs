@@ -197,6 +197,14 @@ impl Bound {
         self.running.handle.clone()
     }
 
+    /// One of its controllers, to be asked alone.
+    #[cfg(feature = "bench")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn controller(&self, name: &str) -> Option<Arc<dyn Controller>> {
+        self.reloader.0.current.lock().unwrap_or_else(PoisonError::into_inner).1.controller(name)
+    }
+
     /// Gives it another configuration while it runs.
     #[must_use]
     pub fn reloader(&self) -> Reloader {

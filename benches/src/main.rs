@@ -1,0 +1,78 @@
+//! Measures jobgate beside the floor it stands on, both in turn in one run, and prints the ratios.
+//!
+//! `cargo run --release -p jobgate-bench` measures everything; `-- --smoke` tries everything in seconds; `-- dialled` measures
+//! the rows of that name; `-- profile` runs jobs under `perf`. What the numbers mean is in `docs/benchmarks.md`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints its results")]
+
+mod chain;
+mod child;
+mod echo;
+mod fixtures;
+mod jobs;
+mod measure;
+mod policies;
+mod questions;
+mod table;
+
+use std::process::ExitCode;
+
+use measure::Effort;
+use table::{Row, Table};
+
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// Groups of rows, in the order of the table.
+const GROUPS: [&str; 6] = ["policies", "dialled", "attached", "chain", "delivery", "jobs"];
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let ended = match child::role(&args) {
+        Some((role, args)) => child::run(role, args),
+        None => lead(&args),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("jobgate-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn lead(args: &[String]) -> Result<()> {
+    let smoke = args.iter().any(|arg| arg == "--smoke");
+    let effort = if smoke { Effort::Smoke } else { Effort::Full };
+    let wanted: Vec<_> = args.iter().filter(|arg| *arg != "--smoke").map(String::as_str).collect();
+    if wanted == ["profile"] {
+        return single_thread()?.block_on(jobs::profile());
+    }
+    if let Some(unknown) = wanted.iter().find(|word| !GROUPS.contains(word)) {
+        return Err(format!("`{unknown}` is none of {GROUPS:?}, `profile`, `--smoke`").into());
+    }
+    let runtime = single_thread()?;
+    let mut table = Table::begin(effort);
+    for group in GROUPS.into_iter().filter(|group| wanted.is_empty() || wanted.contains(group)) {
+        eprintln!("measuring: {group}");
+        table.extend(runtime.block_on(measure_group(group, effort))?);
+    }
+    table.print();
+    Ok(())
+}
+
+async fn measure_group(group: &str, effort: Effort) -> Result<Vec<Row>> {
+    match group {
+        "policies" => policies::rows(effort).await,
+        "dialled" => questions::dialled(effort).await,
+        "attached" => questions::attached(effort).await,
+        "chain" => chain::rows(effort).await,
+        "delivery" => jobs::delivery(effort).await,
+        _ => jobs::jobs(effort).await,
+    }
+}
+
+/// One thread on each side is ahead of more on a machine of two cores, for floor and ours alike.
+pub(crate) fn single_thread() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
