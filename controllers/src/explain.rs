@@ -25,6 +25,8 @@ pub struct PolicyExplained {
     pub excluded: Option<String>,
     /// What its rules made of the job, in their order.
     pub rules: Vec<RuleExplained>,
+    /// What `print` said, each with its place; Rego only.
+    pub prints: Vec<String>,
 }
 
 /// What one rule made of a job.
@@ -96,6 +98,9 @@ impl PolicySet {
     /// What each of its policies and rules makes of a job. Much slower than deciding.
     pub async fn explain(&self, request: &AdmissionRequest) -> Vec<PolicyExplained> {
         let mut explained: Vec<_> = self.yaml.iter().map(|(order, policy)| (*order, policy.explain(request))).collect();
+        if let Some((order, rego)) = &self.rego {
+            explained.push((*order, rego.explained(request)));
+        }
         explained.sort_by_key(|(order, _)| *order);
         explained.into_iter().map(|(_, policy)| policy).collect()
     }

@@ -29,7 +29,6 @@
 mod explain;
 mod files;
 mod reads;
-#[allow(dead_code, reason = "parts of it serve the tools")]
 mod rego;
 mod reload;
 mod set;

@@ -35,10 +35,9 @@ use check::Checked;
 pub(crate) use explain::Explanation;
 pub(crate) use replica::SourceFile;
 use replica::{Recipe, RuleAt};
-pub(crate) use rules::RuleInfo;
 pub(crate) use testing::TestRun;
 
-use crate::{Exposed, Reads};
+use crate::{Exposed, PolicyExplained, Reads};
 
 /// How a policy is loaded and run.
 #[derive(Clone, Debug)]
@@ -117,11 +116,6 @@ impl RegoPolicy {
         &self.lints
     }
 
-    /// The rules that can reject or warn.
-    pub(crate) fn rules(&self) -> &[RuleInfo] {
-        &self.policy.rules
-    }
-
     /// Decides about one job, within the time it has left. Nothing here is parsed or copied per decision.
     pub(crate) async fn decide(&self, request: &AdmissionRequest) -> Verdict {
         self.pool.decide(request).await.policy_version(self.policy.version.clone())
@@ -131,6 +125,25 @@ impl RegoPolicy {
     /// deciding, and on a thread of its own that the caller waits for.
     pub(crate) fn explain(&self, request: &AdmissionRequest) -> Result<Explanation, String> {
         pool::deep(|| explain::explain(&self.policy, self.budget, request)).unwrap_or_else(Err)
+    }
+
+    /// As [`RegoPolicy::explain`], in the words all policies share.
+    pub(crate) fn explained(&self, request: &AdmissionRequest) -> PolicyExplained {
+        let file = self.policy.files.first().map(|file| file.path.display().to_string()).unwrap_or_default();
+        let explained = |rules, prints, excluded| PolicyExplained {
+            policy: self.policy.package.clone(),
+            file,
+            line: 1,
+            excluded,
+            rules,
+            prints,
+        };
+        match self.explain(request) {
+            Ok(Explanation { rules, prints }) => {
+                explained(rules.iter().map(explain::RuleTrace::explained).collect(), prints, None)
+            }
+            Err(why) => explained(Vec::new(), Vec::new(), Some(why)),
+        }
     }
 
     /// Runs the tests of `*_test.rego` files against it, on a thread that the caller waits for.

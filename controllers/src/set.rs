@@ -140,6 +140,17 @@ impl PolicySet {
         &self.reads
     }
 
+    /// Every field of the question its Rego policies read, dotted: `job.image.registry`.
+    pub fn rego_fields(&self) -> impl Iterator<Item = &str> {
+        self.rego.iter().flat_map(|(_, rego)| rego.fields().iter().copied())
+    }
+
+    /// Rego evaluations that did not stop in time and cost their thread, since this version was loaded.
+    #[must_use]
+    pub fn overdue(&self) -> u64 {
+        self.rego.as_ref().map_or(0, |(_, rego)| rego.overdue())
+    }
+
     /// Names of its policies, in the order of their files; a Rego policy goes by its package.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)

@@ -358,5 +358,5 @@ fn print_explained(policy: &PolicyExplained, output: &mut Output) -> Result<(), 
         let detail = if rule.detail.is_empty() { String::new() } else { format!(": {}", clean(&rule.detail)) };
         output.line(format_args!("    {}:{} {} {word}{detail}", rule.file, rule.line, rule.rule))?;
     }
-    Ok(())
+    policy.prints.iter().try_for_each(|print| output.line(format_args!("    {}", clean(print))))
 }

@@ -19,6 +19,7 @@ use super::{
     replica::{EvalError, Recipe, Replica},
     rules::RuleInfo,
 };
+use crate::{RuleExplained, RuleOutcome};
 
 /// What the rules of a policy made of a job.
 #[derive(Clone, Debug)]
@@ -34,8 +35,6 @@ pub(crate) struct Explanation {
 pub(crate) struct RuleTrace {
     pub(crate) rule: RuleInfo,
     pub(crate) came_to: CameTo,
-    /// Lines that were evaluated, helpers aside.
-    pub(crate) reached: BTreeSet<u32>,
     /// Fields of the question that the rule names, and their values as JSON; `None` is unknown.
     pub(crate) values: BTreeMap<String, Option<String>>,
 }
@@ -55,6 +54,21 @@ pub(crate) enum CameTo {
 const SHOWN: usize = 200;
 
 impl RuleTrace {
+    pub(crate) fn explained(&self) -> RuleExplained {
+        RuleExplained {
+            rule: self.rule.label(),
+            file: self.rule.file.clone(),
+            line: self.rule.lines.0,
+            outcome: match (&self.came_to, self.rule.set) {
+                (CameTo::Failed(_), _) => RuleOutcome::Fails,
+                (CameTo::Silent { .. }, _) => RuleOutcome::Holds,
+                (CameTo::Fired(_), "warn") => RuleOutcome::Warns,
+                (CameTo::Fired(_), _) => RuleOutcome::Rejects,
+            },
+            detail: self.detail(),
+        }
+    }
+
     /// In one line: what it came to and with which values.
     pub(crate) fn detail(&self) -> String {
         let values = self.values.iter().map(|(path, value)| match value {
@@ -101,7 +115,7 @@ pub(crate) fn explain(
         let values = ast.as_ref().map(|ast| values(ast, &input)).unwrap_or_default();
         let stopped = || ast.as_ref().and_then(|ast| stopped_at(ast, &reached));
         let came_to = came_to(rule, result, stopped);
-        rules.push(RuleTrace { rule: rule.clone(), came_to, reached, values });
+        rules.push(RuleTrace { rule: rule.clone(), came_to, values });
     }
     prints.dedup();
     Ok(Explanation { rules, prints })

@@ -1,6 +1,6 @@
 //! Which rules there are, and what a reference in a module means.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use regorus::unstable::{Expr, Module, NodeRef, Rule, RuleHead, Span};
 
@@ -192,14 +192,4 @@ pub(crate) fn imports(module: &Module) -> BTreeMap<String, (Vec<String>, Span)> 
         imports.insert(alias, (path, import.span.clone()));
     }
     imports
-}
-
-/// The names a pattern binds.
-pub(crate) fn bound(pattern: &NodeRef<Expr>, into: &mut BTreeSet<String>) {
-    match pattern.as_ref() {
-        Expr::Var { span, .. } => _ = into.insert(span.text().to_owned()),
-        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().for_each(|item| bound(item, into)),
-        Expr::Object { fields, .. } => fields.iter().for_each(|(_, _, value)| bound(value, into)),
-        _ => {}
-    }
 }

@@ -18,6 +18,11 @@ pub(crate) struct RuleInfo {
 }
 
 impl RuleInfo {
+    /// Its name, or where it is.
+    pub(crate) fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| format!("{} in line {}", self.set, self.lines.0))
+    }
+
     pub(crate) fn has_names(&self) -> bool {
         self.name.is_some() || self.details_url.is_some()
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jobgate_yaml::Faults;
@@ -36,7 +36,6 @@ pub(crate) struct TestResult {
     /// Why it could not be evaluated. A test that was evaluated and does not hold has none.
     pub(crate) error: Option<String>,
     pub(crate) prints: Vec<String>,
-    pub(crate) duration: Duration,
 }
 
 /// What the tests reached of a rule.
@@ -81,7 +80,6 @@ pub(crate) fn run(
                 continue;
             }
             super::guard::begin();
-            let begun = Instant::now();
             let result = engine.eval_rule(format!("data.{package}.{name}"));
             results.push(TestResult {
                 name,
@@ -90,7 +88,6 @@ pub(crate) fn run(
                 passed: matches!(result, Ok(Value::Bool(true))),
                 error: result.err().map(|error| one_line(&error.to_string())),
                 prints: engine.take_prints().unwrap_or_default(),
-                duration: begun.elapsed(),
             });
         }
     }

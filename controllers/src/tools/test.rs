@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     LoadOptions, PolicySet,
     files::{File, Files},
-    set::{Part, verdict},
+    set::{Part, sources, verdict},
     yaml::{Case, Expect, Findings, YamlPolicy, cases},
 };
 
@@ -38,7 +38,7 @@ pub struct TestDocument<'a> {
 pub struct TestReport {
     /// Every case, in the order of files and lines.
     pub cases: Vec<CaseReport>,
-    /// Every rule of a YAML policy, and whether a case made it fire.
+    /// Every rule, and whether a case made it fire or a Rego test went all the way through it.
     pub coverage: Vec<RuleCoverage>,
 }
 
@@ -80,6 +80,8 @@ pub struct RuleCoverage {
     pub line: u32,
     /// They do.
     pub covered: bool,
+    /// Lines of a Rego rule that no `test_*` rule reached.
+    pub missed: Vec<u32>,
 }
 
 impl TestReport {
@@ -137,7 +139,37 @@ pub async fn test(paths: &[PathBuf], options: &LoadOptions, reader: &DocumentRea
         }
     }
     report.coverage = yaml_rules(&set, |rule| fired.contains(rule));
+    rego_tests(&files, &set, &fired, &mut report)?;
     Ok(report)
+}
+
+/// Runs the `test_*` rules of `*_test.rego`, and adds what they and the cases before them reach of the Rego rules.
+fn rego_tests(files: &Files, set: &PolicySet, fired: &BTreeSet<String>, report: &mut TestReport) -> Result<(), Faults> {
+    let Some((_, rego)) = &set.rego else {
+        return match files.rego_tests.first() {
+            Some(file) => Err(Fault::new(file.shown(), "there is no Rego policy for this test").into()),
+            None => Ok(()),
+        };
+    };
+    let run = rego.run_tests(&sources(&files.rego_tests))?;
+    for test in run.tests {
+        let (outcome, why) = match (test.passed, test.error) {
+            (true, _) => (CaseOutcome::Passed, String::new()),
+            (false, None) => (CaseOutcome::Failed, "it does not hold".to_owned()),
+            (false, Some(error)) => (CaseOutcome::Broken, error),
+        };
+        let prints = test.prints.iter().filter(|_| !test.passed).cloned();
+        let detail = std::iter::once(why).chain(prints).collect::<Vec<_>>().join("; ");
+        report.cases.push(CaseReport { name: test.name, file: test.file, line: test.line, outcome, detail });
+    }
+    report.coverage.extend(run.coverage.into_iter().map(|covered| RuleCoverage {
+        rule: covered.rule.label(),
+        covered: covered.covered || fired.contains(&covered.rule.label()),
+        line: covered.rule.lines.0,
+        file: covered.rule.file,
+        missed: covered.missed.into_iter().collect(),
+    }));
+    Ok(())
 }
 
 /// The suites of all YAML test files, and what is wrong with them.
@@ -181,6 +213,7 @@ pub(crate) fn yaml_rules(set: &PolicySet, covered: impl Fn(&str) -> bool) -> Vec
         file: policy.file().to_owned(),
         line,
         covered: covered(rule),
+        missed: Vec::new(),
     });
     coverage.collect()
 }
@@ -237,12 +270,14 @@ async fn ask(policy: &Tested<'_>, set: &PolicySet, request: &AdmissionRequest) -
             Asked { verdict: verdict(vec![Part::Yaml(findings)]), fired }
         }
         Tested::Rego => {
-            let verdict = match &set.rego {
-                Some((_, rego)) => rego.decide(request).await,
-                None => Verdict::fail("there is no Rego policy"),
+            let Some((_, rego)) = &set.rego else {
+                return Asked { verdict: Verdict::fail("there is no Rego policy"), fired: Vec::new() };
             };
-            let rule = verdict.rejection().and_then(|rejection| rejection.rule()).map(str::to_owned);
-            Asked { verdict, fired: rule.into_iter().collect() }
+            let verdict = rego.decide(request).await;
+            let named = verdict.rejection().and_then(|rejection| rejection.rule()).map(str::to_owned);
+            let rules = rego.explained(request).rules;
+            let fired = rules.into_iter().filter(|rule| rule.outcome.fired()).map(|rule| rule.rule);
+            Asked { verdict, fired: named.into_iter().chain(fired).collect() }
         }
     }
 }

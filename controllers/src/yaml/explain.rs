@@ -20,6 +20,7 @@ impl YamlPolicy {
             line: self.place.line,
             excluded,
             rules,
+            prints: Vec::new(),
         }
     }
 
