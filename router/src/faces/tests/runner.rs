@@ -163,12 +163,18 @@ async fn a_message_of_a_newer_runner_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_runner_without_a_hello_or_without_a_word_is_let_go() {
+async fn a_runner_without_a_hello_is_let_go() {
     let mut setup = Setup::guarded();
     setup.limits.hello = Duration::from_millis(50);
-    setup.limits.runner_silence = Duration::from_millis(50);
     let world = setup.start().await;
     assert_eq!(Runner::opened(&world).await.end().await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_runner_without_a_word_is_let_go() {
+    let mut setup = Setup::guarded();
+    setup.limits.runner_silence = Duration::from_millis(50);
+    let world = setup.start().await;
     assert_eq!(Runner::attached(&world, "host-1").await.end().await, Code::DeadlineExceeded);
 }
 
