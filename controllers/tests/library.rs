@@ -1,5 +1,7 @@
 //! The policies under examples/policies: each loads without a warning, passes its own tests, and every rule is tested.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

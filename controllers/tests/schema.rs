@@ -1,5 +1,7 @@
 //! The JSON Schema of YAML policies says what the loader does, as far as a schema can.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{fs, path::Path};
 
 use jobgate_controllers::{LoadOptions, PolicySet, schema};

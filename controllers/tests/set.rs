@@ -1,5 +1,7 @@
 //! Directories of policies: what is loaded from them, who decides, and what a reload changes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,5 +1,7 @@
 //! The tools: check, eval with its explanation, test.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{fs, path::PathBuf};
 
 use jobgate_controllers::{

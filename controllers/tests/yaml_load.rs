@@ -1,5 +1,7 @@
 //! What is refused when a YAML policy is loaded, where, and with which help.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use jobgate_controllers::{Faults, LoadOptions, Loaded, PolicySet};
 
 fn load_with(text: &str, expose: &[&str]) -> Result<Loaded, Faults> {
