@@ -207,7 +207,7 @@ struct Parts {
 
 /// `None` is every name of which it is not certain what will run.
 fn parse(name: &str) -> Option<Parts> {
-    if !name.is_ascii() || is_image_id(name) {
+    if name.len() > RESOLVED_MAX || !name.is_ascii() || is_image_id(name) {
         return None;
     }
     let reference: Reference = name.parse().ok()?;
@@ -316,6 +316,7 @@ mod tests {
         ] {
             assert_eq!(parse(name), None, "{name:?}");
         }
+        assert_eq!(parse(&"a/".repeat(100_000)), None);
     }
 
     #[test]
