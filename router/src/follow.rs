@@ -1,9 +1,11 @@
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use jobgate_yaml::Faults;
+use tokio::sync::Notify;
 
 use crate::{
     config::{Config, ServerTls},
@@ -14,13 +16,17 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(2);
 
 impl Reloader {
-    /// Reloads the configuration and the certificate when their files change, for as long as it is polled. A faulty file is said
-    /// once, and changes nothing.
-    pub async fn follow(self, path: PathBuf) {
+    /// Reloads the configuration, the files it names and the certificate when their contents change, for as long as it is polled;
+    /// at once when `now` says so. A faulty file is said once, and changes nothing.
+    pub async fn follow(self, path: PathBuf, now: Arc<Notify>) {
         let mut follower =
             Follower { certificate: Certificate::read(self.config().tls.as_ref()), reloader: self, said: None };
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                // Somebody who asks wants to hear of every fault again.
+                () = now.notified() => follower.said = None,
+            }
             follower.look(&path).await;
         }
     }
@@ -76,7 +82,7 @@ impl Follower {
         if self.said.as_ref() == Some(&text) {
             return;
         }
-        tracing::error!("the configuration is faulty; the one before stays in force");
+        tracing::error!("the new configuration is faulty; the old one stays");
         for fault in faults.iter() {
             tracing::error!("{}", fault.one_line());
         }

@@ -1,13 +1,9 @@
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc};
 
-use jobgate_router::{Reloader, Router, config::Config};
+use jobgate_router::{Router, config::Config};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    sync::Notify,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,8 +15,8 @@ use crate::{
 
 /// Run the router
 ///
-/// Policies, certificates and the configuration are read again when their files change, and on SIGHUP (which also reads token
-/// files again). A faulty configuration is logged, and the old one stays. SIGTERM or SIGINT: no new questions, open ones end
+/// Policies, certificates, the configuration and its token files are read again when their contents change, and at once on
+/// SIGHUP. A faulty configuration is logged, and the old one stays. SIGTERM or SIGINT: no new questions, open ones end
 /// within 30 s, runners are told to drain.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -34,13 +30,9 @@ pub(super) struct Args {
     config: PathBuf,
 }
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-
 impl Args {
     pub(super) async fn run(&self, _output: &mut Output) -> Ended {
         let told = signals::shutdown()?;
-        let seen = Seen::now(&self.config, None);
         let config = Config::load(&self.config)?;
         let trial = config.is_trial();
         if config.controllers.is_empty() {
@@ -51,8 +43,12 @@ impl Args {
         if trial {
             tracing::warn!("trial mode: no token is asked for, and only this machine can reach the router");
         }
-        let reloading = reload(self.config.clone(), bound.reloader(), seen);
-        let _reloading = AbortOnDropHandle::new(tokio::spawn(reloading));
+        tracing::warn!(
+            "this version keeps jobs in memory: a restart forgets them; decisions stay where `decision_log` says"
+        );
+        let look: Arc<Notify> = Arc::default();
+        let following = bound.reloader().follow(self.config.clone(), look.clone());
+        let _following = AbortOnDropHandle::new(tokio::spawn(async { tokio::join!(following, hangups(look)).0 }));
         let mut again = told.clone();
         tokio::select! {
             () = Box::pin(bound.serve(signals::first(told))) => Ok(Exit::Good),
@@ -63,56 +59,10 @@ impl Args {
     }
 }
 
-/// What the files were when they were last read.
-#[derive(PartialEq, Eq)]
-struct Seen {
-    config: Option<Vec<u8>>,
-    certificate: Vec<Option<Vec<u8>>>,
-}
-
-impl Seen {
-    fn now(path: &Path, config: Option<&Config>) -> Self {
-        let tls = config.and_then(|config| config.tls.as_ref());
-        let files = tls.iter().flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]).flatten();
-        Self { config: std::fs::read(path).ok(), certificate: files.map(|file| std::fs::read(file).ok()).collect() }
-    }
-}
-
-async fn reload(path: PathBuf, reloader: Reloader, seen: Seen) {
+/// SIGHUP asks for a look at the files at once.
+async fn hangups(look: Arc<Notify>) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = Seen { certificate: Seen::now(&path, Some(&reloader.config())).certificate, ..seen };
-    loop {
-        let told = tokio::select! {
-            _ = look.tick() => false,
-            hangup = hangups.recv() => hangup.is_some(),
-        };
-        let now = Seen::now(&path, Some(&reloader.config()));
-        if told || now.config != seen.config {
-            configuration(&path, &reloader).await;
-        }
-        if told || now.certificate != seen.certificate {
-            match reloader.reload_certificate() {
-                Ok(()) => tracing::info!("certificate reloaded"),
-                Err(error) => tracing::error!(%error, "the new certificate is faulty; the old one stays"),
-            }
-        }
-        seen = now;
-    }
-}
-
-async fn configuration(path: &Path, reloader: &Reloader) {
-    let config = match Config::load(path) {
-        Ok(config) => reloader.reload(config).await,
-        Err(faults) => Err(faults),
-    };
-    match config {
-        Ok(restart) if restart.is_empty() => tracing::info!("configuration reloaded"),
-        Ok(restart) => tracing::warn!(needs_restart = restart.join(", "), "configuration reloaded, but for these keys"),
-        Err(faults) => {
-            tracing::error!("the new configuration is faulty; the old one stays");
-            faults.iter().for_each(|fault| tracing::error!("{}", fault.one_line()));
-        }
+    while hangups.recv().await.is_some() {
+        look.notify_one();
     }
 }

@@ -14,8 +14,7 @@ pub(super) fn read_controller(loader: &Loader<'_, '_>, node: &Node) -> Option<Co
     let name = fields.require("name").and_then(|node| loader.identifier(node));
     let scope = fields.require("scope").and_then(|node| {
         let text = reader.string(node)?;
-        let help = "one of `instance`, `group:<path>`, `project:<path>`, `runner:<name>`";
-        text.parse::<Scope>().map_err(|error| reader.fault_with_help(node.place, error.to_string(), help)).ok()
+        text.parse::<Scope>().map_err(|error| reader.fault(node.place, error.to_string())).ok()
     });
     let state = fields.take("state").map_or(Some(ControllerState::Enabled), |node| {
         let states = [

@@ -98,7 +98,7 @@ tokens:
     for expected in [
         "jobgate.yaml:1:1: unknown key `lisen`; did you mean `listen`?",
         "jobgate.yaml:2:20: `26s` is out of range",
-        "one of `instance`, `group:<path>`, `project:<path>`, `runner:<name>`",
+        "a scope is `instance`, `group:<path>`, `project:<path>` or `runner:<name>`",
         "`on_failure: admit` is for controllers over gRPC only",
         "a controller has exactly one of `policy`, `grpc`, `attach`",
         "`http://controllers.example:1` would carry job data over the network in clear",
