@@ -83,7 +83,8 @@ struct Many<'a> {
 struct Fields<'a> {
     to: ToValue<'a>,
     key: Option<Value>,
-    map: BTreeMap<Value, Value>,
+    /// Sorted all at once in the end, which costs less than keeping it sorted.
+    map: Vec<(Value, Value)>,
 }
 
 impl<'a> Serializer for ToValue<'a> {
@@ -220,9 +221,9 @@ impl<'a> Serializer for ToValue<'a> {
         Err(InputError::Unsayable("a tuple variant has no JSON form here".into()))
     }
 
-    fn serialize_map(mut self, _: Option<usize>) -> Result<Fields<'a>, InputError> {
+    fn serialize_map(mut self, len: Option<usize>) -> Result<Fields<'a>, InputError> {
         self.spend(2)?;
-        Ok(Fields { to: self, key: None, map: BTreeMap::new() })
+        Ok(Fields { to: self, key: None, map: Vec::with_capacity(len.unwrap_or_default().min(64)) })
     }
 
     fn serialize_struct(self, _: &'static str, len: usize) -> Result<Fields<'a>, InputError> {
@@ -302,12 +303,12 @@ impl ser::SerializeMap for Fields<'_> {
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), InputError> {
         let key = self.key.take().ok_or_else(|| InputError::Unsayable("a value without a key".into()))?;
         let value = value.serialize(self.to.again())?;
-        self.map.insert(key, value);
+        self.map.push((key, value));
         Ok(())
     }
 
     fn end(self) -> Result<Value, InputError> {
-        Ok(self.map.into())
+        Ok(self.map.into_iter().collect::<BTreeMap<_, _>>().into())
     }
 }
 
@@ -318,11 +319,11 @@ impl ser::SerializeStruct for Fields<'_> {
     fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), InputError> {
         let key = self.to.key(key)?;
         let value = value.serialize(self.to.again())?;
-        self.map.insert(key, value);
+        self.map.push((key, value));
         Ok(())
     }
 
     fn end(self) -> Result<Value, InputError> {
-        Ok(self.map.into())
+        Ok(self.map.into_iter().collect::<BTreeMap<_, _>>().into())
     }
 }

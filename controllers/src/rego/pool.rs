@@ -29,6 +29,8 @@ struct Shared {
     workers: usize,
     state: Mutex<State>,
     wake: Condvar,
+    /// Questions handed over so far: what a thread that looks out looks at.
+    handed_over: AtomicU64,
     overdue: AtomicU64,
 }
 
@@ -39,6 +41,8 @@ struct State {
     working: HashMap<u64, Option<Instant>>,
     /// Threads that were given up and have not come back.
     lost: usize,
+    /// A thread is looking out for a question before it goes to sleep; nobody has to wake it.
+    looking_out: bool,
     born: u64,
     closed: bool,
 }
@@ -60,6 +64,9 @@ const GRACE: Duration = Duration::from_millis(250);
 /// Threads given up and not back at once; with more, the policy only fails, and costs nothing more.
 const LOST: usize = 4;
 
+/// How long a thread stays awake after a question. Questions come in bursts, and waking a thread costs more than deciding.
+const LOOK_OUT: Duration = Duration::from_micros(20);
+
 /// Address space, not memory. Policies are held to a nesting that fits several times over; see `source`.
 const STACK: usize = 64 << 20;
 
@@ -80,6 +87,7 @@ impl Pool {
             workers: workers.max(1),
             state: Mutex::default(),
             wake: Condvar::new(),
+            handed_over: AtomicU64::new(0),
             overdue: AtomicU64::new(0),
         });
         let pool = Self { shared };
@@ -167,8 +175,13 @@ impl Shared {
             return Err(format!("{QUEUE} questions are waiting for this policy already"));
         }
         state.waiting.push_back(task);
+        self.handed_over.fetch_add(1, Ordering::Release);
+        // The thread that looks out takes one question; the next one wakes another thread.
+        let somebody_sees_it = std::mem::take(&mut state.looking_out);
         drop(state);
-        self.wake.notify_one();
+        if !somebody_sees_it {
+            self.wake.notify_one();
+        }
         Ok(())
     }
 
@@ -218,6 +231,7 @@ impl Shared {
     /// The next question; `None` when this thread is no longer wanted.
     fn next(&self, number: u64) -> Option<Task> {
         let mut state = self.state();
+        let mut rested = false;
         match state.working.get_mut(&number) {
             Some(since) => *since = None,
             // Given up, but back after all.
@@ -242,7 +256,30 @@ impl Shared {
             if state.closed {
                 return None;
             }
+            if !rested && !state.looking_out && self.workers > 1 {
+                rested = true;
+                state.looking_out = true;
+                let seen = self.handed_over.load(Ordering::Acquire);
+                drop(state);
+                self.look_out(seen);
+                state = self.state();
+                // If a question came, whoever handed it over has cleared this already, and another thread may look out.
+                if self.handed_over.load(Ordering::Acquire) == seen {
+                    state.looking_out = false;
+                }
+                continue;
+            }
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits awake for the next question, for about as long as waking up would take.
+    fn look_out(&self, seen: u64) {
+        let begun = Instant::now();
+        while self.handed_over.load(Ordering::Acquire) == seen && begun.elapsed() < LOOK_OUT {
+            for _ in 0..32 {
+                std::hint::spin_loop();
+            }
         }
     }
 }
