@@ -40,6 +40,8 @@ pub(crate) const ADMISSIONS: usize = 1024;
 const ORDERS: usize = 64;
 /// Pause before a failed commit is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Orders kept for one runner's stream while the store cannot write.
+const MOST_HELD: usize = 4096;
 
 /// What happens inside the router.
 pub(crate) enum Event {
@@ -96,11 +98,17 @@ struct Core {
     draining: bool,
     /// What this step has to write, and what leaves once it is written.
     pending: Pending,
+    /// When a store that could not write is tried again.
+    retry_at: Option<Duration>,
 }
 
 #[derive(Default)]
 struct Pending {
     batch: Batch,
+    /// Effects of earlier steps that could not be committed.
+    held: Vec<Effect>,
+    /// How many of them each runner's stream waits for.
+    held_orders: HashMap<Session, usize>,
     effects: Vec<Effect>,
     replies: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -126,6 +134,7 @@ pub(crate) fn start(parts: Parts) -> Running {
         began: Instant::now(),
         draining: false,
         pending: Pending::default(),
+        retry_at: None,
     };
     let admissions = core.admissions.clone();
     let task = tokio::spawn(async move {
@@ -138,6 +147,12 @@ pub(crate) fn start(parts: Parts) -> Running {
                 count = events.recv_many(&mut taken_events, STEP) => if count == 0 { break },
                 count = commands.recv_many(&mut taken_commands, STEP) => if count == 0 { break },
                 () = tokio::time::sleep_until(wake) => {}
+            }
+            // However many events there are, commands have their turn in every step.
+            while taken_commands.len() < STEP
+                && let Ok(command) = commands.try_recv()
+            {
+                taken_commands.push(command);
             }
             let now = core.now();
             for event in taken_events.drain(..) {
@@ -162,10 +177,7 @@ impl Core {
     fn wake_at(&self) -> Instant {
         let hour = self.began.elapsed() + Duration::from_secs(3600);
         let deadline = self.scheduler.next_deadline().unwrap_or(hour);
-        if self.pending.is_empty() {
-            return self.began + deadline;
-        }
-        (self.began + deadline).min(Instant::now() + STORE_RETRY)
+        self.began + self.retry_at.map_or(deadline, |retry| retry.min(deadline))
     }
 
     fn event(&mut self, event: Event, now: Now) {
@@ -235,7 +247,8 @@ impl Core {
             Command::Drain(reply) => {
                 self.draining = true;
                 self.scheduler.drain();
-                self.reply(reply, Ok(()));
+                // There is nothing in it to commit: the router shuts down even while its store cannot write.
+                let _ = reply.send(Ok(()));
             }
             // Looking changes nothing, but what is seen must be committed: these wait for the step, too.
             Command::Job(id, reply) => {
@@ -293,13 +306,14 @@ impl Core {
     /// Commits what the step changed, and lets it take effect. What cannot be committed waits, and takes no effect.
     fn settle(&mut self, now: Now) {
         loop {
-            let outcome = self.scheduler.take_outcome();
-            self.pending.batch.jobs.extend(outcome.changed);
-            self.pending.effects.extend(outcome.effects);
-            if self.pending.is_empty() || !self.commit() {
+            self.collect();
+            if self.pending.is_empty() {
                 return;
             }
-            let Pending { batch, effects, replies } = std::mem::take(&mut self.pending);
+            if !self.commit(now) {
+                return self.hold(now);
+            }
+            let Pending { batch, held, effects, replies, .. } = std::mem::take(&mut self.pending);
             // Before the answers: who asks for a job and follows it then knows which changes its answer contains.
             for record in batch.jobs {
                 // Nobody watching is fine.
@@ -312,25 +326,66 @@ impl Core {
                 (self.export)(decision);
             }
             // An effect may fail and change the state again: another round.
-            for effect in effects {
+            for effect in held.into_iter().chain(effects) {
                 self.perform(effect, now);
             }
+            self.scheduler.resume(now);
         }
     }
 
-    fn commit(&mut self) -> bool {
+    fn collect(&mut self) {
+        let outcome = self.scheduler.take_outcome();
+        self.pending.batch.jobs.extend(outcome.changed);
+        self.pending.effects.extend(outcome.effects);
+    }
+
+    /// What becomes of a step that cannot be committed. No assignment is kept for later: its lease would run out, and its
+    /// decision grow old, before it leaves. What tells runners that the router lives, or that their stream is over, does not
+    /// wait: runners that hear nothing kill their jobs.
+    fn hold(&mut self, now: Now) {
+        self.scheduler.pause();
+        for effect in std::mem::take(&mut self.pending.effects) {
+            match effect {
+                Effect::Order(_, RunnerOrder::Assign { job, lease, .. }) => self.scheduler.take_back(&job, lease, now),
+                Effect::Order(_, RunnerOrder::Heartbeat | RunnerOrder::Drain) | Effect::End(..) => {
+                    self.perform(effect, now);
+                }
+                Effect::Order(session, _) if !self.may_hold(session) => {
+                    tracing::warn!("a runner has too many answers to wait for; it is detached");
+                    self.outboxes.remove(&session);
+                    self.scheduler.detach(session, now);
+                }
+                effect => self.pending.held.push(effect),
+            }
+        }
+        self.collect();
+    }
+
+    /// Counts an order that waits for the store; `false` when there are too many of its stream.
+    fn may_hold(&mut self, session: Session) -> bool {
+        let held = self.pending.held_orders.entry(session).or_default();
+        *held += 1;
+        *held <= MOST_HELD
+    }
+
+    fn commit(&mut self, now: Now) -> bool {
+        if self.retry_at.is_some_and(|retry| now.tick < retry) {
+            return false;
+        }
         if self.pending.batch.is_empty() {
             // What leaves now may rest on what is not written yet.
             return *self.store_ok.borrow();
         }
         match self.store.commit(&self.pending.batch) {
             Ok(()) => {
+                self.retry_at = None;
                 if !self.store_ok.send_replace(true) {
                     tracing::info!("the store can write again");
                 }
                 true
             }
             Err(error) => {
+                self.retry_at = Some(now.tick + STORE_RETRY);
                 if self.store_ok.send_replace(false) {
                     tracing::error!(%error, "nothing is delivered until the store can write");
                 }
@@ -426,6 +481,6 @@ impl Core {
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.effects.is_empty() && self.replies.is_empty()
+        self.batch.is_empty() && self.held.is_empty() && self.effects.is_empty() && self.replies.is_empty()
     }
 }

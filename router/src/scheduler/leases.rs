@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Effect, Grant, KEEP_AFTER_REFUSAL, LEASE, MOST_LOSSES, Now, Phase, Scheduler, Timer, session::SessionState,
+    Effect, Grant, KEEP_AFTER_REFUSAL, LEASE, MOST_LOSSES, Now, Phase, Scheduler, Timer,
+    session::{SessionState, count},
 };
 use crate::{
     handle::{CoreError, HeldLease, JobResult, RunnerEvent, RunnerHello, RunnerOrder, Session},
@@ -42,25 +43,15 @@ impl Scheduler {
 
     /// A runner's stream ended. Its leases live until they expire; slots held for jobs are free again.
     pub(crate) fn detach(&mut self, session: Session, now: Now) {
-        if self.sessions.remove(&session).is_none() {
-            return;
-        }
-        let touched: Vec<_> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| {
-                job.reserved() == Some(session) || job.grant().is_some_and(|grant| grant.session == Some(session))
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in touched {
-            let was_checked = self.release(&id).is_some();
+        let Some(SessionState { jobs, reserved, .. }) = self.sessions.remove(&session) else { return };
+        for id in jobs {
             if let Some(grant) = self.jobs.get_mut(&id).and_then(|job| job.grant_mut()) {
                 grant.session = None;
             }
-            if was_checked {
-                self.place(&id, now);
-            }
+        }
+        for id in reserved {
+            self.release(&id);
+            self.place(&id, now);
         }
     }
 
@@ -89,9 +80,12 @@ impl Scheduler {
     fn credit(&mut self, session: Session, slots: u32, now: Now) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let credits = state.credits.saturating_add(slots);
-        if slots == 0 || credits.saturating_add(state.jobs) > state.capacity {
-            let message =
-                format!("{credits} credits and {} jobs are more than the capacity {}", state.jobs, state.capacity);
+        if slots == 0 || credits.saturating_add(count(&state.jobs)) > state.capacity {
+            let message = format!(
+                "{credits} credits and {} jobs are more than the capacity {}",
+                state.jobs.len(),
+                state.capacity
+            );
             self.outcome.effects.push(Effect::End(session, CoreError::Protocol(message)));
             self.detach(session, now);
             return;
@@ -123,7 +117,7 @@ impl Scheduler {
         if grant.session != Some(session) {
             grant.session = Some(session);
             if let Some(state) = self.sessions.get_mut(&session) {
-                state.jobs += 1;
+                state.jobs.insert(id.clone());
             }
         }
         true
@@ -218,11 +212,21 @@ impl Scheduler {
         let Some(Grant { session, stamp, .. }) = job.grant().cloned() else { return };
         job.go(JobState::Admitted, Phase::Admitted { stamp, check: None }, reason, now);
         if let Some(state) = session.and_then(|session| self.sessions.get_mut(&session)) {
-            state.jobs = state.jobs.saturating_sub(1);
+            state.jobs.remove(id);
         }
         self.changed(id);
         self.enqueue(id);
         self.place(id, now);
+    }
+
+    /// An assignment that could not be committed is undone. No runner has heard of it, so it costs nobody anything.
+    pub(crate) fn take_back(&mut self, id: &JobId, lease: Lease, now: Now) {
+        let grant = self.jobs.get(id).and_then(|job| job.grant()).filter(|grant| grant.lease == lease);
+        let Some(Grant { session, .. }) = grant else { return };
+        if let Some(state) = session.and_then(|session| self.sessions.get_mut(&session)) {
+            state.credits += 1;
+        }
+        self.back_to_admitted(id, String::new(), now);
     }
 
     pub(super) fn silence_due(&mut self, session: Session, now: Now) {

@@ -41,7 +41,7 @@ impl Scheduler {
     /// Finds a free slot for a waiting job: of the runners with the highest priority, the one with the most of them.
     pub(super) fn place(&mut self, id: &JobId, now: Now) {
         let Some(job) = self.jobs.get(id) else { return };
-        if self.draining || !matches!(job.phase, Phase::Admitted { check: None, .. }) {
+        if self.is_closed() || !matches!(job.phase, Phase::Admitted { check: None, .. }) {
             return;
         }
         let free = self.sessions.iter().filter(|(_, state)| {
@@ -72,7 +72,7 @@ impl Scheduler {
         let runner = state.config.name.clone();
         let version = self.chains.version(&project, Part::Runner(&runner));
         *check = Some(Check { admission: admission.clone(), session, runner, version });
-        state.reserved += 1;
+        state.reserved.insert(id.clone());
         let runner = state.facts.clone();
         self.outcome.effects.push(Effect::AskAboutRunner { job: id.clone(), admission, runner });
     }
@@ -169,7 +169,7 @@ impl Scheduler {
     }
 
     pub(super) fn is_free(&self, session: Session, now: Now) -> bool {
-        !self.draining && self.sessions.get(&session).is_some_and(|state| state.free(now) > 0)
+        !self.is_closed() && self.sessions.get(&session).is_some_and(|state| state.free(now) > 0)
     }
 
     /// Gives a job to a runner. Called only for a job whose current chain has admitted it, and for a free slot.
@@ -188,7 +188,7 @@ impl Scheduler {
             expires: now.tick + LEASE,
         };
         state.credits = state.credits.saturating_sub(1);
-        state.jobs += 1;
+        state.jobs.insert(id.clone());
         self.timers.insert((grant.expires, Timer::Lease(id.clone(), lease)));
         job.go(JobState::Assigned, Phase::Assigned(grant), String::new(), now);
         let order = RunnerOrder::Assign {

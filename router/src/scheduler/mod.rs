@@ -120,6 +120,8 @@ pub(crate) struct Scheduler {
     lease: u64,
     session: u64,
     draining: bool,
+    /// Nothing is assigned while the store cannot write.
+    paused: bool,
     outcome: Outcome,
 }
 
@@ -138,6 +140,7 @@ impl Scheduler {
             lease: 0,
             session: 0,
             draining: false,
+            paused: false,
             outcome: Outcome::default(),
         }
     }
@@ -294,6 +297,23 @@ impl Scheduler {
         self.outcome.effects.extend(orders);
     }
 
+    /// Assigns nothing until [`Scheduler::resume`]. Time goes on, and runners are heard.
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Assigns again.
+    pub(crate) fn resume(&mut self, now: Now) {
+        if std::mem::take(&mut self.paused) {
+            self.match_all(now);
+        }
+    }
+
+    /// Whether no job goes to a runner at present.
+    fn is_closed(&self) -> bool {
+        self.draining || self.paused
+    }
+
     fn retry(&mut self, id: &JobId) {
         let waits = matches!(self.jobs.get(id).map(|job| &job.phase), Some(Phase::Routing { admission: None, .. }));
         if waits {
@@ -317,7 +337,7 @@ impl Scheduler {
         let admission: Arc<str> = format!("{id}-{}", job.admissions).into();
         job.phase = Phase::Routing { admission: Some(admission.clone()), reserved };
         if let Some(session) = reserved.and_then(|session| self.sessions.get_mut(&session)) {
-            session.reserved += 1;
+            session.reserved.insert(id.clone());
         }
         self.outcome.effects.push(Effect::Ask { job: id.clone(), admission });
     }
@@ -329,7 +349,7 @@ impl Scheduler {
         if let Some(session) = job.grant().and_then(|grant| grant.session)
             && let Some(session) = self.sessions.get_mut(&session)
         {
-            session.jobs = session.jobs.saturating_sub(1);
+            session.jobs.remove(id);
         }
         job.go(state, Phase::Finished, reason, now);
         // What it was made of is not needed any more, and may hold secrets.
@@ -353,7 +373,7 @@ impl Scheduler {
             _ => {}
         }
         if let Some(state) = self.sessions.get_mut(&session) {
-            state.reserved = state.reserved.saturating_sub(1);
+            state.reserved.remove(id);
         }
         Some(session)
     }
@@ -451,7 +471,7 @@ impl Scheduler {
                 version: session.facts.version.clone(),
                 capacity: session.capacity,
                 credits: session.credits,
-                running: session.jobs as usize,
+                running: session.jobs.len(),
             });
         }
         runners.into_values().collect()

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jobgate_proto::admission::v1::Strings;
 use jobgate_sdk::Runner;
@@ -6,7 +6,7 @@ use jobgate_sdk::Runner;
 use crate::{
     config::RunnerConfig,
     handle::RunnerHello,
-    job::NewJob,
+    job::{JobId, NewJob},
     scheduler::{HEALTHY, Now},
 };
 
@@ -17,10 +17,10 @@ pub(crate) struct SessionState {
     pub(crate) capacity: u32,
     /// Slots it granted and that are not used.
     pub(crate) credits: u32,
-    /// Of these, slots held for jobs that are being asked about.
-    pub(crate) reserved: u32,
+    /// Jobs that are being asked about while one of these slots is held for each.
+    pub(crate) reserved: BTreeSet<JobId>,
     /// Jobs it has.
-    pub(crate) jobs: u32,
+    pub(crate) jobs: BTreeSet<JobId>,
     pub(crate) draining: bool,
     pub(crate) heard: Duration,
     /// What controllers are told of it.
@@ -46,8 +46,8 @@ impl SessionState {
             system: hello.system_id.as_str().into(),
             capacity: hello.capacity,
             credits: 0,
-            reserved: 0,
-            jobs: 0,
+            reserved: BTreeSet::new(),
+            jobs: BTreeSet::new(),
             draining: false,
             heard: now.tick,
             facts: Arc::new(facts),
@@ -57,8 +57,13 @@ impl SessionState {
     /// Slots a job could have now.
     pub(crate) fn free(&self, now: Now) -> u32 {
         let healthy = now.tick.saturating_sub(self.heard) <= HEALTHY;
-        if self.draining || !healthy { 0 } else { self.credits.saturating_sub(self.reserved) }
+        if self.draining || !healthy { 0 } else { self.credits.saturating_sub(count(&self.reserved)) }
     }
+}
+
+/// How many jobs of one stream; there are no more than its capacity.
+pub(crate) fn count(jobs: &BTreeSet<JobId>) -> u32 {
+    u32::try_from(jobs.len()).unwrap_or(u32::MAX)
 }
 
 /// Whether the rules of eligibility let this runner take this job; GitLab's own rules.
