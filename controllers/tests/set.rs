@@ -183,7 +183,7 @@ async fn a_reload_publishes_what_is_sound_and_keeps_what_decided_otherwise() {
     // Faulty, empty, gone: each keeps the version that decided.
     write(directory.path(), &[("a.yaml", "apiVersion: x")]);
     let breakages: [&dyn Fn(); 3] = [&|| {}, &|| fs::remove_file(directory.path().join("a.yaml")).unwrap(), &|| {
-        fs::remove_dir_all(directory.path()).unwrap()
+        fs::remove_dir_all(directory.path()).unwrap();
     }];
     for breakage in breakages {
         breakage();
