@@ -122,7 +122,7 @@ async fn an_assignment_without_credit_is_refused_and_a_repeated_one_ignored() {
 async fn cancel_kills_everything_the_job_started_and_an_old_lease_is_old_news() {
     let (_gateway, running, mut peer) = attached(1).await;
     let mark = format!("98765.{}", std::process::id());
-    let background = format!("(trap '' TERM; sleep {mark}) & echo begun; sleep {mark}");
+    let background = format!("(trap '' TERM; echo begun; sleep {mark}) & sleep {mark}");
     peer.run("j1", 5, &[&background]).await;
     peer.printed("begun").await;
     peer.cancel("j1", 4).await;
