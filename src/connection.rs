@@ -107,6 +107,11 @@ impl Connection {
         &self.url
     }
 
+    /// Whether there is a token to show.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// For gRPC.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(self.url.clone())?

@@ -252,8 +252,16 @@ fn trial_mode_asks_for_no_token_and_says_so() {
     server.says("no controllers are configured");
     let address = server.says("the router listens").rsplit_once("address=").unwrap().1.to_owned();
     server.says("trial mode");
-    let ended = jobgate(folder.path(), &["controllers", "--router", &format!("http://{address}")]);
+    let url = format!("http://{address}");
+    let ended = jobgate(folder.path(), &["controllers", "--router", &url]);
     assert_eq!((ended.code, ended.out.as_str()), (0, "no controllers: every job is admitted\n"));
+
+    let mut runner =
+        Server::start(folder.path(), &["runner", "--name", "any", "--tags", "gpu,linux", "--router", &url]);
+    runner.says("attached");
+    folder.write("job.yaml", "job: {name: a, tags: [gpu]}\nproject: {path: acme/x}\npayload: {script: [exit 0]}\n");
+    let ended = jobgate(folder.path(), &["submit", "job.yaml", "--wait", "--router", &url]);
+    assert!(ended.code == 0 && ended.out.ends_with("a: success\n"), "{}{}", ended.out, ended.err);
     server.signal("INT");
     assert_eq!(server.ended().0, Some(0));
 }

@@ -286,9 +286,28 @@ impl Queue {
     }
 }
 
+/// A router follows no more named jobs on one stream (`job.proto`).
+const MAX_WATCHED: usize = 1000;
+
 /// Prints every state change of these jobs until all are final; of all jobs for ever. Gives the last states.
 pub(super) async fn follow(client: &Client, ids: Vec<String>, output: &mut Output) -> Result<Vec<Value>, Failure> {
     let mut last: Vec<Value> = Vec::new();
+    if ids.is_empty() {
+        follow_some(client, ids, &mut last, output).await?;
+        return Ok(last);
+    }
+    for ids in ids.chunks(MAX_WATCHED) {
+        follow_some(client, ids.to_vec(), &mut last, output).await?;
+    }
+    Ok(last)
+}
+
+async fn follow_some(
+    client: &Client,
+    ids: Vec<String>,
+    last: &mut Vec<Value>,
+    output: &mut Output,
+) -> Result<(), Failure> {
     loop {
         let mut stream = match client.watch(ids.clone()).await {
             Ok(stream) => stream,
@@ -303,10 +322,10 @@ pub(super) async fn follow(client: &Client, ids: Vec<String>, output: &mut Outpu
             match stream.message().await {
                 Ok(Some(record)) => {
                     let record = serde_json::to_value(&record).map_err(Failure::new)?;
-                    changed(&mut last, record, output)?;
+                    changed(last, record, output)?;
                 }
                 Ok(None) if ids.is_empty() => break tonic::Status::unavailable("the stream ended"),
-                Ok(None) => return Ok(last),
+                Ok(None) => return Ok(()),
                 Err(status) => break status,
             }
         };

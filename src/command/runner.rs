@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  jobgate runner --name shell-1 --token-file shell-1.token --capacity 4")]
 pub(super) struct Args {
-    /// Name of the runner in the router's configuration
+    /// Name of the runner in the router's configuration; any name in trial mode
     #[arg(long)]
     name: String,
     /// Jobs to run at once
@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// Tells it from others with the same token [default: NAME@HOST]
     #[arg(long, value_name = "ID")]
     system_id: Option<String>,
+    /// What it offers, in trial mode; else the router's configuration says it
+    #[arg(long, value_delimiter = ',', conflicts_with = "token_file")]
+    tags: Vec<String>,
     /// Below which each job gets a directory of its own [default: the system's for temporary files]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -33,7 +36,8 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(&self, _output: &mut Output) -> Ended {
-        let mut runner = Runner::new(self.router.connection()?, &self.name).capacity(self.capacity);
+        let mut runner =
+            Runner::new(self.router.connection()?, &self.name).capacity(self.capacity).tags(self.tags.clone());
         if let Some(id) = &self.system_id {
             runner = runner.system_id(id);
         }

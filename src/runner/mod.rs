@@ -25,6 +25,7 @@ pub struct Runner {
     name: String,
     system_id: String,
     capacity: u32,
+    tags: Vec<String>,
     scratch: PathBuf,
 }
 
@@ -79,13 +80,21 @@ pub enum RunnerError {
 }
 
 impl Runner {
-    /// A runner by the name that the router's configuration gives to the owner of the connection's token. It runs one job at
+    /// A runner by the name that the router's configuration gives to the owner of the connection's token; without a token, for a
+    /// router in trial mode, by any name. It runs one job at
     /// a time, below the system's directory for temporary files, and its system id is its name and host.
     #[must_use]
     pub fn new(connection: Connection, name: &str) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let system_id = format!("{name}@{host}").chars().take(128).collect();
-        Self { connection, name: name.to_owned(), system_id, capacity: 1, scratch: std::env::temp_dir() }
+        Self {
+            connection,
+            name: name.to_owned(),
+            system_id,
+            capacity: 1,
+            tags: Vec::new(),
+            scratch: std::env::temp_dir(),
+        }
     }
 
     /// How many jobs it runs at once, at least 1.
@@ -99,6 +108,13 @@ impl Runner {
     #[must_use]
     pub fn system_id(mut self, id: impl Into<String>) -> Self {
         self.system_id = id.into();
+        self
+    }
+
+    /// What it offers, told to a router in trial mode only: any other knows it from its configuration.
+    #[must_use]
+    pub fn tags(mut self, tags: impl IntoIterator<Item = String>) -> Self {
+        self.tags = tags.into_iter().collect();
         self
     }
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::{
     Runner, RunnerError, Shutdown, backoff,
@@ -285,7 +285,7 @@ impl Stream {
 
 /// One attempt: connects, says hello, and waits for the welcome.
 fn open(runner: &Runner, leases: &Leases) -> impl Future<Output = Result<(Stream, Welcome), Status>> + use<> {
-    let connection = runner.connection.clone();
+    let (connection, name, tags) = (runner.connection.clone(), runner.name.clone(), runner.tags.join(","));
     let hello = Hello {
         system_id: runner.system_id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -295,7 +295,6 @@ fn open(runner: &Runner, leases: &Leases) -> impl Future<Output = Result<(Stream
         leases: leases.held(),
         taints: Vec::new(),
     };
-    let name = runner.name.clone();
     async move {
         let attempt = async {
             let endpoint = connection.endpoint().map_err(|error| Status::invalid_argument(described(&error)))?;
@@ -303,9 +302,8 @@ fn open(runner: &Runner, leases: &Leases) -> impl Future<Output = Result<(Stream
             let (out, messages) = mpsc::channel(OUTGOING);
             let _ = out.send(message(runner_message::Message::Hello(hello))).await;
             let mut call = connection.call(ReceiverStream::new(messages));
-            // In trial mode there is no token to know a runner by.
-            if let Ok(name) = name.parse() {
-                call.metadata_mut().insert("x-jobgate-runner", name);
+            if !connection.has_token() {
+                introduce(&mut call, &name, &tags)?;
             }
             let mut incoming = RunnerGatewayClient::new(channel).attach(call).await?.into_inner();
             match incoming.message().await?.and_then(|first| first.message) {
@@ -320,6 +318,15 @@ fn open(runner: &Runner, leases: &Leases) -> impl Future<Output = Result<(Stream
             Err(_) => Err(Status::unavailable(format!("no welcome within {WELCOME:?}"))),
         }
     }
+}
+
+/// Without a token, as a router in trial mode wants it (`runner.proto`).
+fn introduce<T>(call: &mut Request<T>, name: &str, tags: &str) -> Result<(), Status> {
+    for (key, text) in [("x-jobgate-runner", name), ("x-jobgate-tags", tags)] {
+        let value = text.parse().map_err(|_| Status::invalid_argument(format!("`{text}` is not plain ASCII")))?;
+        call.metadata_mut().insert(key, value);
+    }
+    Ok(())
 }
 
 fn heartbeat(welcome: &Welcome) -> Duration {
