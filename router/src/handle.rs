@@ -55,6 +55,9 @@ pub enum CoreError {
     /// The same system attached again; this stream ends.
     #[error("the same system attached again")]
     Superseded,
+    /// The configuration of the runner changed; its stream ends, and it may attach again as what it is now.
+    #[error("the configuration of this runner changed; attach again")]
+    RunnerChanged,
     /// The runner was silent for too long; its stream ends.
     #[error("nothing was heard from the runner for too long")]
     Silent,

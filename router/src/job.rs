@@ -230,6 +230,14 @@ impl From<&JobRecord> for wire::JobRecord {
     }
 }
 
+impl NewJob {
+    /// Forgets what the job was made of: it may hold secrets, and nobody is asked about it any more.
+    pub(crate) fn forget(&mut self) {
+        self.document = Bytes::new();
+        self.view = Err(ViewRejection::Over);
+    }
+}
+
 impl fmt::Debug for NewJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewJob").field("id", &self.id).field("document", &"[redacted]").finish_non_exhaustive()

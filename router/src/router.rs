@@ -134,7 +134,7 @@ impl Router {
         let exporter = log.as_ref().map(|(log, _)| log.clone());
         let running = core::start(core::Parts {
             chains: roster.chains(rules(&config)),
-            runners: config.runners.clone(),
+            runners: core::Runners::of(&config),
             limits: scheduler::Limits {
                 max_jobs: config.max_jobs,
                 max_finished: FINISHED,
@@ -257,7 +257,7 @@ impl Reloader {
         shared.tunnels.replace(roster.slots());
         let event = Event::Reconfigured {
             chains: roster.chains(rules(&config)),
-            runners: config.runners.clone(),
+            runners: core::Runners::of(&config),
             admission_ttl: config.admission_ttl,
         };
         roster.follow(&shared.events);

@@ -52,6 +52,9 @@ pub enum ViewRejection {
     /// An image is to run as one user under Docker and as another under Kubernetes.
     #[error("executor_opts name one user for docker and another for kubernetes: it is not certain which will run")]
     ImageUsersDisagree,
+    /// The job is over, and what it was made of is forgotten.
+    #[error("the job is over")]
+    Over,
 }
 
 /// Makes the view of a job. `id` is the router's own id of it.

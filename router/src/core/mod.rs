@@ -22,7 +22,7 @@ use self::history::History;
 use crate::{
     admission::{Admission, Conclusion, LateVerdict, Observer},
     chain::{Chains, Part},
-    config::RunnerConfig,
+    config::{Config, RunnerConfig},
     decision::Decision,
     handle::{Command, CoreError, Handle, Reply, RunnerOrder, RunnerStatus, Session},
     job::{JobId, JobRecord},
@@ -52,13 +52,21 @@ pub(crate) enum Event {
     /// A controller decides by these policy versions now.
     Versions { controller: Arc<str>, versions: BTreeSet<Arc<str>>, reads_runner: Option<bool> },
     /// The configuration changed.
-    Reconfigured { chains: Chains, runners: Vec<Arc<RunnerConfig>>, admission_ttl: Duration },
+    Reconfigured { chains: Chains, runners: Runners, admission_ttl: Duration },
+}
+
+/// Which runners may attach.
+pub(crate) enum Runners {
+    /// Any, in trial mode.
+    Any,
+    /// Those of the configuration.
+    Configured(Vec<Arc<RunnerConfig>>),
 }
 
 /// What the task needs from outside.
 pub(crate) struct Parts {
     pub(crate) chains: Chains,
-    pub(crate) runners: Vec<Arc<RunnerConfig>>,
+    pub(crate) runners: Runners,
     pub(crate) limits: Limits,
     pub(crate) store: Box<dyn Store>,
     pub(crate) observer: Arc<dyn Observer>,
@@ -84,7 +92,7 @@ pub(crate) struct Running {
 struct Core {
     scheduler: Scheduler,
     history: History,
-    runners: Vec<Arc<RunnerConfig>>,
+    runners: Runners,
     store: Box<dyn Store>,
     observer: Arc<dyn Observer>,
     export: Export,
@@ -198,9 +206,7 @@ impl Core {
                 }
             }
             Event::Reconfigured { chains, runners, admission_ttl } => {
-                self.scheduler.set_admission_ttl(admission_ttl);
-                self.scheduler.set_chains(chains, now);
-                self.scheduler.set_runners(&runners, now);
+                self.scheduler.reconfigure(chains, runners.configured(), admission_ttl, now);
                 self.runners = runners;
             }
         }
@@ -229,6 +235,10 @@ impl Core {
             Command::Cancel(id, by, reply) => {
                 let result = self.scheduler.cancel(&id, format!("canceled by {by}"), now);
                 self.reply(reply, result);
+            }
+            // Its token was looked at some time ago.
+            Command::Attach(hello, reply) if !self.runners.contains(&hello.runner) => {
+                self.reply(reply, Err(CoreError::RunnerChanged));
             }
             Command::Attach(hello, reply) => {
                 let capacity = hello.capacity as usize;
@@ -287,7 +297,7 @@ impl Core {
 
     fn all_runners(&self, now: Now) -> Vec<RunnerStatus> {
         let mut all = self.scheduler.runners(now);
-        for config in &self.runners {
+        for config in self.runners.configured() {
             if all.iter().all(|runner| runner.name != config.name) {
                 all.push(RunnerStatus {
                     name: config.name.clone(),
@@ -476,6 +486,24 @@ impl Core {
                 let _ = events.send(Event::Late(verdict)).await;
             }
         });
+    }
+}
+
+impl Runners {
+    /// Those of a configuration.
+    pub(crate) fn of(config: &Config) -> Self {
+        if config.is_trial() { Self::Any } else { Self::Configured(config.runners.clone()) }
+    }
+
+    fn configured(&self) -> &[Arc<RunnerConfig>] {
+        match self {
+            Self::Any => &[],
+            Self::Configured(runners) => runners,
+        }
+    }
+
+    fn contains(&self, runner: &Arc<RunnerConfig>) -> bool {
+        matches!(self, Self::Any) || self.configured().contains(runner)
     }
 }
 

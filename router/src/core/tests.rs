@@ -85,7 +85,7 @@ fn chains(entries: Vec<Entry>) -> Chains {
 fn start_with(entries: Vec<Entry>, disk: &Disk) -> Running {
     start(Parts {
         chains: chains(entries),
-        runners: Vec::new(),
+        runners: Runners::Any,
         limits: Limits { max_jobs: 100, max_finished: 100, admission_ttl: Duration::from_secs(600) },
         store: Box::new(disk.clone()),
         observer: Arc::new(Deaf),
@@ -388,7 +388,7 @@ async fn a_job_is_not_delivered_after_an_outage_when_its_chain_changed_meanwhile
     let strict = chains(vec![enabled("all", |_: AdmissionRequest| async { Verdict::reject("not any more") })])
         .with_versions("all", &["v2".into()].into(), None)
         .unwrap();
-    let event = Event::Reconfigured { chains: strict, runners: Vec::new(), admission_ttl: Duration::from_secs(600) };
+    let event = Event::Reconfigured { chains: strict, runners: Runners::Any, admission_ttl: Duration::from_secs(600) };
     router.events.send(event).await.ok().unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     disk.full.store(false, Ordering::SeqCst);
@@ -427,4 +427,19 @@ async fn a_runner_cannot_fill_the_memory_while_the_store_cannot_write() {
     }
     assert!(within(orders.recv()).await.is_none(), "its stream ended");
     never_answered.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runner_whose_token_was_taken_away_before_its_hello_does_not_attach() {
+    let router = start_with(vec![admit_all()], &Disk::default());
+    let known = hello("known", 1).runner;
+    let event = Event::Reconfigured {
+        chains: chains(vec![admit_all()]),
+        runners: Runners::Configured(vec![known]),
+        admission_ttl: Duration::from_secs(600),
+    };
+    router.events.send(event).await.ok().unwrap();
+    router.handle.queue().await.unwrap();
+    assert_eq!(router.handle.attach(hello("revoked", 1)).await.unwrap_err(), CoreError::RunnerChanged);
+    router.handle.attach(hello("known", 1)).await.unwrap();
 }

@@ -6,8 +6,11 @@ use crate::{
     chain::ChainVersion,
     handle::Session,
     job::{JobRecord, JobState, Lease, NewJob},
-    scheduler::Now,
+    scheduler::{LONGEST_WAIT, Now},
 };
+
+/// Most different systems of one runner that a job is kept from.
+const MOST_KEPT: usize = 256;
 
 /// A job as the scheduler holds it.
 pub(crate) struct Job {
@@ -20,10 +23,16 @@ pub(crate) struct Job {
     pub(crate) admissions: u32,
     /// Times in a row that it has to wait for a controller (`on_failure: wait`).
     pub(crate) waits: u32,
+    /// Times that its chain changed while it was asked, since it was last assigned.
+    pub(crate) restarts: u32,
+    /// When it is dropped if it still waits.
+    pub(crate) stuck_at: Duration,
+    /// The state it is counted under.
+    pub(crate) counted: Option<JobState>,
     /// Times a runner was lost while it was assigned.
     pub(crate) losses: u32,
-    /// Runners that it is kept from.
-    pub(crate) kept_from: HashMap<Arc<str>, KeptFrom>,
+    /// Runners that it is kept from; systems of one runner may differ, and each difference counts by itself.
+    pub(crate) kept_from: HashMap<Arc<str>, Vec<KeptFrom>>,
 }
 
 /// What a job is at, with what belongs to it there.
@@ -118,6 +127,9 @@ impl Job {
             sequence,
             admissions: 0,
             waits: 0,
+            restarts: 0,
+            stuck_at: now.tick + LONGEST_WAIT,
+            counted: None,
             losses: 0,
             kept_from: HashMap::new(),
         }
@@ -142,6 +154,20 @@ impl Job {
             record.lease = Some(grant.lease);
             record.runner = Some(grant.runner.clone());
         }
+    }
+
+    /// Keeps it from runners of these facts, instead of what kept it from them before.
+    pub(crate) fn keep_from(&mut self, runner: Arc<str>, kept: KeptFrom, now: Now) {
+        let others = self.kept_from.entry(runner).or_default();
+        others.retain(|other| {
+            other.facts != kept.facts
+                && other.version == kept.version
+                && other.until.is_none_or(|until| until > now.tick)
+        });
+        if others.len() >= MOST_KEPT {
+            others.remove(0);
+        }
+        others.push(kept);
     }
 
     pub(crate) fn grant(&self) -> Option<&Grant> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Conclusion, Decided, Effect, Grant, KEEP_AFTER_FAILURE, LEASE, Now, Phase, Scheduler, Timer,
+    Conclusion, Decided, Effect, Grant, KEEP_AFTER_FAILURE, LEASE, Now, Phase, RESTARTED, Scheduler, Timer,
     job::{Check, KeptFrom},
     session::{SessionState, may_take},
 };
@@ -57,7 +57,7 @@ impl Scheduler {
     /// Brings a waiting job and a free slot together: the job is assigned, or asked about first while the slot is held.
     pub(super) fn offer(&mut self, id: &JobId, session: Session, now: Now) {
         let Some(project) = self.jobs.get(id).map(|job| job.new.project.clone()) else { return };
-        let version = self.version(&project);
+        let version = self.version(&project, Part::Arrival);
         let Some((job, state)) = self.jobs.get_mut(id).zip(self.sessions.get_mut(&session)) else { return };
         let Phase::Admitted { stamp, check } = &mut job.phase else { return };
         let fresh = stamp.version == version && now.tick.saturating_sub(stamp.at) < self.limits.admission_ttl;
@@ -70,7 +70,7 @@ impl Scheduler {
         job.admissions += 1;
         let admission: Arc<str> = format!("{id}-{}", job.admissions).into();
         let runner = state.config.name.clone();
-        let version = self.chains.version(&project, Part::Runner(&runner));
+        let version = self.versions.of(&self.chains, &project, Part::Runner(&runner));
         *check = Some(Check { admission: admission.clone(), session, runner, version });
         state.reserved.insert(id.clone());
         let runner = state.facts.clone();
@@ -96,7 +96,7 @@ impl Scheduler {
         let check = check.clone();
         let project = job.new.project.clone();
         self.release(&id);
-        let current = self.chains.version(&project, Part::Runner(&check.runner));
+        let current = self.version(&project, Part::Runner(&check.runner));
         match decided.conclusion {
             Conclusion::Admitted if check.version == decided.version && decided.version == current => {
                 let fresh = self.is_fresh(&id, now);
@@ -108,7 +108,10 @@ impl Scheduler {
                 }
             }
             // It was asked under another chain: it is asked again when it comes to it.
-            Conclusion::Admitted => self.place(&id, now),
+            Conclusion::Admitted => match self.restarted(&id) {
+                true => self.back_off(&id, RESTARTED.to_owned(), now),
+                false => self.place(&id, now),
+            },
             Conclusion::Rejected | Conclusion::Wait => {
                 // A failure heals; a rejection stays until the chain or the runner changes.
                 let failed = decided.cause == Some(Cause::Failure);
@@ -132,7 +135,7 @@ impl Scheduler {
         let facts = self.sessions.get(&check.session).map(|state| state.facts.clone());
         let Some((job, facts)) = self.jobs.get_mut(id).zip(facts) else { return };
         let until = time.map(|time| now.tick + time);
-        job.kept_from.insert(check.runner.clone(), KeptFrom { version, facts, until });
+        job.keep_from(check.runner.clone(), KeptFrom { version, facts, until }, now);
         Arc::make_mut(&mut job.record).reason = format!("waits for another runner than {}: {reason}", check.runner);
         if let Some(until) = until {
             self.timers.insert((until, Timer::Match(id.clone())));
@@ -145,22 +148,23 @@ impl Scheduler {
         let Some(state) = self.sessions.get(&session) else { return };
         let (runner, facts) = (state.config.name.clone(), state.facts.clone());
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let version = self.chains.version(&job.new.project, Part::Runner(&runner));
+        let version = self.versions.of(&self.chains, &job.new.project, Part::Runner(&runner));
         let until = now.tick + time;
-        job.kept_from.insert(runner, KeptFrom { version, facts, until: Some(until) });
+        job.keep_from(runner, KeptFrom { version, facts, until: Some(until) }, now);
         self.timers.insert((until, Timer::Match(id.clone())));
     }
 
     fn is_kept_from(&self, job: &Job, state: &SessionState, now: Now) -> bool {
         let Some(kept) = job.kept_from.get(&state.config.name) else { return false };
-        kept.until.is_none_or(|until| until > now.tick)
-            && kept.facts == state.facts
-            && kept.version == self.chains.version(&job.new.project, Part::Runner(&state.config.name))
+        let version = self.version(&job.new.project, Part::Runner(&state.config.name));
+        kept.iter().any(|kept| {
+            kept.until.is_none_or(|until| until > now.tick) && kept.facts == state.facts && kept.version == version
+        })
     }
 
-    fn is_fresh(&mut self, id: &JobId, now: Now) -> bool {
+    fn is_fresh(&self, id: &JobId, now: Now) -> bool {
         let Some(project) = self.jobs.get(id).map(|job| job.new.project.clone()) else { return false };
-        let version = self.version(&project);
+        let version = self.version(&project, Part::Arrival);
         matches!(
             self.jobs.get(id).map(|job| &job.phase),
             Some(Phase::Admitted { stamp, .. })
@@ -187,6 +191,7 @@ impl Scheduler {
             session: Some(session),
             expires: now.tick + LEASE,
         };
+        job.restarts = 0;
         state.credits = state.credits.saturating_sub(1);
         state.jobs.insert(id.clone());
         self.timers.insert((grant.expires, Timer::Lease(id.clone(), lease)));

@@ -7,6 +7,7 @@ mod matching;
 mod session;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod waiting;
 
 use std::{
@@ -22,6 +23,7 @@ use jobgate_sdk::Runner;
 use job::{Grant, Stamp};
 pub(crate) use job::{Job, Phase};
 use session::SessionState;
+use versions::Versions;
 use waiting::{Place, Waiting};
 
 use crate::{
@@ -31,6 +33,7 @@ use crate::{
     decision::Cause,
     handle::{CoreError, JobFilter, JobPage, QueueStatus, RunnerOrder, RunnerStatus, Session, SystemStatus},
     job::{JobId, JobRecord, JobState, Lease, NewJob},
+    path::ProjectPath,
 };
 
 /// A lease lives so long after the runner's last sign of life.
@@ -43,6 +46,9 @@ const MOST_LOSSES: u32 = 3;
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// Shortest and longest pause before a job with `on_failure: wait` is asked about again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A job's chain may change so often while it is asked, before the job waits a while.
+const MOST_RESTARTS: u32 = 3;
+const RESTARTED: &str = "its chain changes faster than it can be asked";
 /// A job is kept from a runner so long whose controller failed.
 const KEEP_AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// A job is kept from a runner so long that refused it.
@@ -115,7 +121,9 @@ pub(crate) struct Scheduler {
     waiting: Waiting,
     sessions: BTreeMap<Session, SessionState>,
     timers: BTreeSet<(Duration, Timer)>,
-    versions: HashMap<crate::path::ProjectPath, ChainVersion>,
+    versions: Versions,
+    /// Jobs by state.
+    counts: BTreeMap<&'static str, usize>,
     sequence: u64,
     lease: u64,
     session: u64,
@@ -135,7 +143,8 @@ impl Scheduler {
             waiting: Waiting::default(),
             sessions: BTreeMap::new(),
             timers: BTreeSet::new(),
-            versions: HashMap::new(),
+            versions: Versions::default(),
+            counts: BTreeMap::new(),
             sequence: 0,
             lease: 0,
             session: 0,
@@ -165,8 +174,9 @@ impl Scheduler {
         for new in jobs {
             let id = new.id.clone();
             self.sequence += 1;
-            self.jobs.insert(id.clone(), Job::new(new, self.sequence, now));
-            self.timers.insert((now.tick + LONGEST_WAIT, Timer::Stuck(id.clone())));
+            let job = Job::new(new, self.sequence, now);
+            self.timers.insert((job.stuck_at, Timer::Stuck(id.clone())));
+            self.jobs.insert(id.clone(), job);
             self.changed(&id);
             self.ask(&id, None);
             submitted.push((id, JobState::Routing));
@@ -176,25 +186,34 @@ impl Scheduler {
 
     /// The chains are other ones from now on. Decisions made under the old ones are found stale when they would serve.
     pub(crate) fn set_chains(&mut self, chains: Chains, now: Now) {
-        self.chains = chains;
-        self.versions.clear();
+        self.use_chains(chains);
         self.match_all(now);
     }
 
-    /// Decisions serve for so long from now on.
-    pub(crate) fn set_admission_ttl(&mut self, ttl: Duration) {
+    /// Chains and runners are others from now on, and decisions serve for another time. Streams of runners that are gone or
+    /// changed end; they come back as what they are now.
+    pub(crate) fn reconfigure(&mut self, chains: Chains, runners: &[Arc<RunnerConfig>], ttl: Duration, now: Now) {
+        self.use_chains(chains);
         self.limits.admission_ttl = ttl;
-    }
-
-    /// The runners are others from now on. Streams of those that are gone or changed end; they come back as what they are now.
-    pub(crate) fn set_runners(&mut self, runners: &[Arc<RunnerConfig>], now: Now) {
         let changed = |state: &SessionState| runners.iter().all(|runner| *runner != state.config);
         let ended: Vec<_> =
             self.sessions.iter().filter(|(_, state)| changed(state)).map(|(session, _)| *session).collect();
+        // All of them are closed before the first is detached, or one would get the jobs of another.
+        for session in &ended {
+            if let Some(state) = self.sessions.get_mut(session) {
+                state.draining = true;
+            }
+        }
         for session in ended {
-            self.outcome.effects.push(Effect::End(session, CoreError::Superseded));
+            self.outcome.effects.push(Effect::End(session, CoreError::RunnerChanged));
             self.detach(session, now);
         }
+        self.match_all(now);
+    }
+
+    fn use_chains(&mut self, chains: Chains) {
+        self.chains = chains;
+        self.versions = Versions::default();
     }
 
     pub(crate) fn chains(&self) -> &Chains {
@@ -226,10 +245,18 @@ impl Scheduler {
     fn arrival(&mut self, decided: Decided, now: Now) {
         let id = decided.job;
         let reserved = self.release(&id);
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(project) = self.jobs.get(&id).map(|job| job.new.project.clone()) else { return };
+        let current = self.version(&project, Part::Arrival);
         match decided.conclusion {
             Conclusion::Admitted => {
-                job.waits = 0;
+                if decided.version != current && self.restarted(&id) {
+                    self.back_off(&id, RESTARTED.to_owned(), now);
+                    return self.reserved_again(reserved, now);
+                }
+                let Some(job) = self.jobs.get_mut(&id) else { return };
+                if job.restarts == 0 {
+                    job.waits = 0;
+                }
                 let stamp = Stamp { version: decided.version, at: now.tick };
                 job.go(JobState::Admitted, Phase::Admitted { stamp, check: None }, String::new(), now);
                 self.changed(&id);
@@ -241,18 +268,36 @@ impl Scheduler {
                 }
             }
             Conclusion::Rejected => self.finish(&id, JobState::Rejected, decided.reason, now),
-            Conclusion::Wait => {
-                let pause = RETRY.0.saturating_mul(1 << job.waits.min(16)).min(RETRY.1);
-                job.waits += 1;
-                let phase = Phase::Routing { admission: None, reserved: None };
-                job.go(JobState::Routing, phase, decided.reason, now);
-                self.timers.insert((now.tick + pause, Timer::Retry(id.clone())));
-                self.changed(&id);
-            }
+            Conclusion::Wait => self.back_off(&id, decided.reason, now),
         }
+        self.reserved_again(reserved, now);
+    }
+
+    /// Counts that a job's chain changed while it was asked; true when that was too often. Without a pause such a job
+    /// would hold a slot, and ask, for ever.
+    fn restarted(&mut self, id: &JobId) -> bool {
+        let Some(job) = self.jobs.get_mut(id) else { return false };
+        job.restarts += 1;
+        job.restarts > MOST_RESTARTS
+    }
+
+    /// A slot that was held for a job is there for others.
+    fn reserved_again(&mut self, reserved: Option<Session>, now: Now) {
         if let Some(session) = reserved {
             self.match_session(session, now);
         }
+    }
+
+    /// Has a job asked about again after a pause, longer each time.
+    fn back_off(&mut self, id: &JobId, reason: String, now: Now) {
+        self.dequeue(id);
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let pause = RETRY.0.saturating_mul(1 << job.waits.min(16)).min(RETRY.1);
+        job.waits += 1;
+        let phase = Phase::Routing { admission: None, reserved: None };
+        job.go(JobState::Routing, phase, reason, now);
+        self.timers.insert((now.tick + pause, Timer::Retry(id.clone())));
+        self.changed(id);
     }
 
     /// Cancels a job in any state that is not final.
@@ -267,9 +312,7 @@ impl Scheduler {
         }
         let reserved = self.release(id);
         self.finish(id, JobState::Canceled, reason, now);
-        if let Some(session) = reserved {
-            self.match_session(session, now);
-        }
+        self.reserved_again(reserved, now);
         Ok(self.jobs[id].record.clone())
     }
 
@@ -322,12 +365,16 @@ impl Scheduler {
     }
 
     fn stuck(&mut self, id: &JobId, now: Now) {
-        let waits =
-            matches!(self.jobs.get(id).map(|job| job.record.state), Some(JobState::Routing | JobState::Admitted));
-        if waits {
-            self.release(id);
-            self.finish(id, JobState::Dropped, "no runner took it within 24 h".to_owned(), now);
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        if job.grant().is_some() {
+            // It may come back, and wait again.
+            job.stuck_at = now.tick + LONGEST_WAIT;
+            self.timers.insert((job.stuck_at, Timer::Stuck(id.clone())));
+            return;
         }
+        let reserved = self.release(id);
+        self.finish(id, JobState::Dropped, "no runner took it within 24 h".to_owned(), now);
+        self.reserved_again(reserved, now);
     }
 
     /// Begins an admission of a job in routing; `reserved` keeps a free slot for it.
@@ -353,12 +400,17 @@ impl Scheduler {
         }
         job.go(state, Phase::Finished, reason, now);
         // What it was made of is not needed any more, and may hold secrets.
-        job.new.document = bytes::Bytes::new();
+        job.new.forget();
+        job.kept_from = HashMap::new();
+        self.timers.remove(&(job.stuck_at, Timer::Stuck(id.clone())));
         self.changed(id);
         self.finished.push_back(id.clone());
         while self.finished.len() > self.limits.max_finished {
-            if let Some(oldest) = self.finished.pop_front() {
-                self.jobs.remove(&oldest);
+            if let Some(oldest) = self.finished.pop_front()
+                && let Some(job) = self.jobs.remove(&oldest)
+                && let Some(count) = job.counted.and_then(|state| self.counts.get_mut(state.as_str()))
+            {
+                *count -= 1;
             }
         }
     }
@@ -384,34 +436,29 @@ impl Scheduler {
 
     fn enqueue(&mut self, id: &JobId) {
         if let Some(job) = self.jobs.get(id) {
-            self.waiting.insert(&job.new, Self::place_of(job));
+            self.waiting.insert(&job.new, Self::place_of(job), job.record.admitted_at);
         }
     }
 
     fn dequeue(&mut self, id: &JobId) {
         if let Some(job) = self.jobs.get(id) {
-            self.waiting.remove(&job.new, &Self::place_of(job));
+            self.waiting.remove(&job.new, &Self::place_of(job), job.record.admitted_at);
         }
     }
 
     fn changed(&mut self, id: &JobId) {
-        if let Some(job) = self.jobs.get(id) {
-            self.outcome.changed.push(job.record.clone());
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let state = job.record.state;
+        if let Some(count) = job.counted.replace(state).and_then(|before| self.counts.get_mut(before.as_str())) {
+            *count -= 1;
         }
+        *self.counts.entry(state.as_str()).or_default() += 1;
+        self.outcome.changed.push(job.record.clone());
     }
 
-    /// Version of a project's chain up to the project, remembered until the chains change.
-    fn version(&mut self, project: &crate::path::ProjectPath) -> ChainVersion {
-        if let Some(version) = self.versions.get(project) {
-            return version.clone();
-        }
-        // Bounded: projects are many, and each costs a path and a hash.
-        if self.versions.len() >= 10_000 {
-            self.versions.clear();
-        }
-        let version = self.chains.version(project, Part::Arrival);
-        self.versions.insert(project.clone(), version.clone());
-        version
+    /// Version of a project's chain.
+    fn version(&self, project: &ProjectPath, part: Part<'_>) -> ChainVersion {
+        self.versions.of(&self.chains, project, part)
     }
 }
 
@@ -437,13 +484,11 @@ impl Scheduler {
     }
 
     pub(crate) fn queue(&self, now: Now) -> QueueStatus {
-        let mut status = QueueStatus::default();
-        for job in self.jobs.values() {
-            *status.jobs.entry(job.record.state.as_str()).or_default() += 1;
-        }
-        let waiting = self.jobs.values().filter(|job| job.record.state == JobState::Admitted);
-        let oldest = waiting.filter_map(|job| job.record.admitted_at).min();
-        status.oldest_wait_seconds = oldest
+        let mut status = QueueStatus { jobs: self.counts.clone(), ..QueueStatus::default() };
+        status.jobs.retain(|_, count| *count > 0);
+        status.oldest_wait_seconds = self
+            .waiting
+            .since()
             .map(|since| now.wall.duration_since(since).as_secs())
             .map(|seconds| u64::try_from(seconds).unwrap_or_default());
         status.free_slots = self.sessions.values().map(|session| u64::from(session.free(now))).sum();

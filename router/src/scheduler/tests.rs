@@ -133,10 +133,21 @@ impl World {
     }
 
     fn attach(&mut self, runner: &Arc<RunnerConfig>, capacity: u32, leases: Vec<HeldLease>) -> Session {
+        self.attach_as(runner, "host", capacity, leases)
+    }
+
+    /// Attaches a system that tells its id as its version.
+    fn attach_as(
+        &mut self,
+        runner: &Arc<RunnerConfig>,
+        system: &str,
+        capacity: u32,
+        leases: Vec<HeldLease>,
+    ) -> Session {
         let hello = RunnerHello {
             runner: runner.clone(),
-            system_id: "host".into(),
-            version: None,
+            system_id: system.into(),
+            version: Some(system.into()),
             platform: None,
             executor: None,
             capacity,
@@ -473,6 +484,130 @@ fn a_full_queue_takes_nothing_and_submits_all_or_none() {
     world.scheduler.submit(jobs(1000), now).unwrap();
 }
 
+#[test]
+fn systems_of_one_runner_that_differ_do_not_hand_a_job_back_and_forth() {
+    let mut world = World::new(chains(vec![entry("c", "runner:a", "v1")]));
+    let a = any_runner("a");
+    for system in ["old", "new"] {
+        let session = world.attach_as(&a, system, 1, vec![]);
+        world.says(session, RunnerEvent::Credit(1));
+    }
+    let job = world.admitted();
+    for _ in 0..10 {
+        world.decide(&job, Conclusion::Rejected, Some("a"));
+    }
+    assert_eq!(world.asked.len(), 3, "on arrival, and once about each system");
+}
+
+#[test]
+fn a_chain_that_changes_with_every_answer_holds_up_nobody_else() {
+    let mut world = World::new(chains(vec![entry("c", "project:acme/payments/api", "v0")]));
+    let restless = world.submit(|_| {});
+    let other = world.submit(|job| job.project = "acme/other".parse().unwrap());
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    world.decide(&restless, Conclusion::Admitted, None);
+    let now = world.now();
+    world.scheduler.set_chains(chains(vec![entry("c", "project:acme/payments/api", "v1")]), now);
+    world.says(session, RunnerEvent::Credit(1));
+    world.decide(&other, Conclusion::Admitted, None);
+    for version in 2..100 {
+        if world.state(&other) == JobState::Assigned {
+            break;
+        }
+        let (_, admission) = world.asked.iter().rev().find(|(asked, _)| *asked == restless).unwrap().clone();
+        let project = "acme/payments/api".parse().unwrap();
+        let old = world.scheduler.chains().version(&project, Part::Arrival);
+        let now = world.now();
+        let next = chains(vec![entry("c", "project:acme/payments/api", &format!("v{version}"))]);
+        world.scheduler.set_chains(next, now);
+        world.decide_as(&restless, admission, Conclusion::Admitted, old);
+    }
+    assert_eq!(world.state(&other), JobState::Assigned, "the slot is not held for ever");
+    let asked = world.asked.len();
+    world.after(1);
+    assert_eq!((world.state(&restless), world.asked.len()), (JobState::Routing, asked + 1), "after a pause");
+}
+
+#[test]
+fn a_runner_that_a_reload_removes_gets_nothing_by_it() {
+    let mut world = World::new(chains(vec![entry("c", "runner:a", "v1"), entry("c", "runner:b", "v1")]));
+    let (a, b) = (any_runner("a"), any_runner("b"));
+    for runner in [&a, &b] {
+        let session = world.attach(runner, 1, vec![]);
+        world.says(session, RunnerEvent::Credit(1));
+    }
+    let job = world.admitted();
+    for _ in 0..2 {
+        let runner = world.scheduler.job(&job).and_then(|job| match &job.phase {
+            Phase::Admitted { check: Some(check), .. } => Some(check.runner.to_string()),
+            _ => None,
+        });
+        world.decide(&job, Conclusion::Rejected, runner.as_deref());
+    }
+    world.orders.clear();
+    let now = world.now();
+    world.scheduler.reconfigure(chains(vec![]), &[], TTL, now);
+    world.settle();
+    world.decide(&job, Conclusion::Admitted, None);
+    assert!(world.assigned().is_empty(), "{:?}", world.orders);
+    assert_eq!(world.orders.iter().filter(|(_, order)| matches!(order, RunnerOrder::End(_))).count(), 2);
+}
+
+#[test]
+fn a_job_that_is_over_leaves_nothing_behind() {
+    let mut world = World::new(chains(vec![]));
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    let before = world.scheduler.timers.len();
+    let job = world.admitted();
+    assert_eq!(world.scheduler.queue(world.now()).oldest_wait_seconds, Some(0));
+    let now = world.now();
+    world.scheduler.cancel(&job, "x".into(), now).unwrap();
+    assert_eq!(world.scheduler.timers.len(), before, "no timer waits for it for a day");
+    let over = world.scheduler.job(&job).unwrap();
+    assert!(over.new.document.is_empty() && over.new.view.is_err(), "nor does what may hold its secrets");
+    let queue = world.scheduler.queue(world.now());
+    assert_eq!(queue.jobs, [("canceled", 1)].into());
+    assert_eq!(queue.oldest_wait_seconds, None);
+    let now = world.now();
+    world.scheduler.detach(session, now);
+}
+
+#[test]
+fn a_job_that_comes_back_after_a_day_is_dropped_when_it_waits_another() {
+    let mut world = World::new(chains(vec![]));
+    let job = world.submit(|job| job.retry_on_lost = true);
+    world.decide(&job, Conclusion::Admitted, None);
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    world.says(session, RunnerEvent::Credit(1));
+    let lease = world.assigned()[0].2;
+    let held = HeldLease { job: job.clone(), lease, started: true };
+    for _ in 0..=24 * 3600 / 30 {
+        world.says(session, RunnerEvent::Heartbeat(vec![held.clone()]));
+        world.after(30);
+    }
+    assert_eq!(world.state(&job), JobState::Running);
+    world.after(60);
+    assert_eq!(world.state(&job), JobState::Admitted, "its runner was lost");
+    world.after(24 * 3600);
+    assert_eq!(world.state(&job), JobState::Dropped);
+}
+
+#[test]
+fn a_slot_held_for_a_job_that_is_dropped_goes_to_another() {
+    let mut world = World::new(chains(vec![entry("c", "runner:a", "v1")]));
+    let stuck = world.admitted();
+    world.after(24 * 3600 - 10);
+    let session = world.attach(&any_runner("a"), 1, vec![]);
+    world.says(session, RunnerEvent::Credit(1));
+    world.decide(&stuck, Conclusion::Admitted, None);
+    let next = world.admitted();
+    let asked = world.asked.len();
+    world.after(10);
+    assert_eq!(world.state(&stuck), JobState::Dropped);
+    assert_eq!(world.asked.len(), asked + 1);
+    assert_eq!(world.asked.last().unwrap().0, next);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Submit,
@@ -520,7 +655,7 @@ proptest! {
         let mut admitted: HashMap<JobId, (ChainVersion, Duration)> = HashMap::new();
         let mut leases: HashMap<JobId, Vec<Lease>> = HashMap::new();
         let mut final_states: HashMap<JobId, JobState> = HashMap::new();
-        let project: crate::path::ProjectPath = "acme/payments/api".parse().unwrap();
+        let project: ProjectPath = "acme/payments/api".parse().unwrap();
         for step in steps {
             match step {
                 Step::Submit => jobs.push(world.submit(|_| {})),

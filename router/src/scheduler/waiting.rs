@@ -4,6 +4,8 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
+
 use crate::{
     job::{JobId, NewJob},
     path::ProjectPath,
@@ -16,6 +18,8 @@ use crate::{
 pub(crate) struct Waiting {
     classes: HashMap<Class, BTreeSet<Place>>,
     size: usize,
+    /// The same jobs in the order in which they were admitted.
+    since: BTreeSet<(Option<Timestamp>, u64)>,
 }
 
 /// What eligibility depends on.
@@ -30,21 +34,28 @@ struct Class {
 pub(crate) type Place = (Reverse<i32>, u64, JobId);
 
 impl Waiting {
-    pub(crate) fn insert(&mut self, job: &NewJob, place: Place) {
+    pub(crate) fn insert(&mut self, job: &NewJob, place: Place, admitted_at: Option<Timestamp>) {
+        self.since.insert((admitted_at, place.1));
         if self.classes.entry(Class::of(job)).or_default().insert(place) {
             self.size += 1;
         }
     }
 
-    pub(crate) fn remove(&mut self, job: &NewJob, place: &Place) {
+    pub(crate) fn remove(&mut self, job: &NewJob, place: &Place, admitted_at: Option<Timestamp>) {
         let class = Class::of(job);
         let Some(places) = self.classes.get_mut(&class) else { return };
         if places.remove(place) {
             self.size -= 1;
+            self.since.remove(&(admitted_at, place.1));
         }
         if places.is_empty() {
             self.classes.remove(&class);
         }
+    }
+
+    /// Since when the job has waited that was admitted first.
+    pub(crate) fn since(&self) -> Option<Timestamp> {
+        self.since.first().and_then(|(since, _)| *since)
     }
 
     #[cfg(test)]

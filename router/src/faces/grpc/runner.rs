@@ -81,7 +81,7 @@ impl RunnerGateway for Gateway {
 pub(super) fn ended(error: &CoreError) -> Status {
     let message = error.to_string();
     match error {
-        CoreError::Closing | CoreError::StoreUnavailable => Status::unavailable(message),
+        CoreError::Closing | CoreError::StoreUnavailable | CoreError::RunnerChanged => Status::unavailable(message),
         CoreError::NotAttached | CoreError::Superseded => Status::aborted(message),
         CoreError::Silent => Status::deadline_exceeded(message),
         CoreError::QueueFull { .. } => Status::resource_exhausted(message),

@@ -277,7 +277,7 @@ fn start_core(config: &Config) -> Running {
     let rules = Rules { no_controllers: config.no_controllers, admission_timeout: config.admission_timeout };
     core::start(core::Parts {
         chains: Chains::new(Vec::new(), rules),
-        runners: config.runners.clone(),
+        runners: core::Runners::of(config),
         limits: scheduler::Limits {
             max_jobs: config.max_jobs,
             max_finished: 1000,

@@ -1,0 +1,48 @@
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
+
+use crate::{
+    chain::{ChainVersion, Chains, Part},
+    path::ProjectPath,
+};
+
+/// Versions remembered at once: each costs a path and a hash.
+const MOST: usize = 20_000;
+
+/// Versions of chains, remembered until the chains change: matching asks for them again and again.
+#[derive(Default)]
+pub(super) struct Versions(RefCell<HashMap<ProjectPath, OfProject>>);
+
+#[derive(Default)]
+struct OfProject {
+    arrival: Option<ChainVersion>,
+    by_runner: HashMap<Arc<str>, ChainVersion>,
+}
+
+impl Versions {
+    /// The version of a project's chain, as far as `part` of it goes.
+    pub(super) fn of(&self, chains: &Chains, project: &ProjectPath, part: Part<'_>) -> ChainVersion {
+        let mut known = self.0.borrow_mut();
+        if let Some(version) = known.get(project).and_then(|of_project| of_project.get(part)) {
+            return version.clone();
+        }
+        if known.len() >= MOST || known.get(project).is_some_and(|of_project| of_project.by_runner.len() >= MOST) {
+            known.clear();
+        }
+        let version = chains.version(project, part);
+        let of_project = known.entry(project.clone()).or_default();
+        match part {
+            Part::Arrival => of_project.arrival = Some(version.clone()),
+            Part::Runner(runner) => drop(of_project.by_runner.insert(runner.into(), version.clone())),
+        }
+        version
+    }
+}
+
+impl OfProject {
+    fn get(&self, part: Part<'_>) -> Option<&ChainVersion> {
+        match part {
+            Part::Arrival => self.arrival.as_ref(),
+            Part::Runner(runner) => self.by_runner.get(runner),
+        }
+    }
+}
