@@ -272,3 +272,25 @@ fn the_commands_that_the_demo_names_run() {
         assert!(ended.code < 2, "{line}: {}", ended.err);
     }
 }
+
+/// The reference of the configuration knows every key that the program knows.
+#[test]
+fn operations_md_names_every_key_of_the_configuration() {
+    let folder = Folder::new();
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let keys = |configuration: &str, of: &str| {
+        folder.write("jobgate.yaml", configuration);
+        let err = jobgate(folder.path(), &["config", "check", "jobgate.yaml"]).err;
+        let list = err.split(&format!("help: {of} has ")).nth(1).unwrap_or_else(|| panic!("{err}"));
+        let list = list.lines().next().unwrap().split(", ").map(str::to_owned);
+        list.filter(|key| key != "`gitlab`").collect::<Vec<_>>()
+    };
+    for key in keys("zzz: 1\n", "the configuration") {
+        assert!(docs.contains(&format!("| {key} |")), "{key}");
+    }
+    for (list, of) in [("controllers", "a controller"), ("runners", "a runner"), ("tokens", "a token")] {
+        for key in keys(&format!("{list}: [{{zzz: 1}}]\n"), of) {
+            assert!(docs.contains(&key) || docs.contains(&format!("{}:", key.trim_end_matches('`'))), "{of}: {key}");
+        }
+    }
+}

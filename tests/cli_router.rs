@@ -265,3 +265,34 @@ fn trial_mode_asks_for_no_token_and_says_so() {
     server.signal("INT");
     assert_eq!(server.ended().0, Some(0));
 }
+
+/// What `docs/operations.md` tells people to watch is there to be watched.
+#[test]
+fn the_metrics_of_the_page_for_operators_exist() {
+    let router = Router::start("");
+    router.folder.write("jobs.json", JOBS);
+    assert_eq!(router.client(&["submit", "jobs.json"]).code, 0);
+    // A family without a sample is not written.
+    assert_eq!(jobgate(router.folder.path(), &["jobs", "--router", &router.url]).code, 2);
+    let metrics = get(&router.url, "/metrics");
+    let docs = include_str!("../docs/operations.md");
+    let named: Vec<_> = docs.split('`').filter(|word| word.starts_with("jobgate_")).collect();
+    assert!(named.len() > 10);
+    for name in named {
+        assert!(metrics.contains(name.trim_end_matches("_total")), "{name} in:\n{metrics}");
+    }
+    for token in [RUNNER_TOKEN, CLIENT_TOKEN, "glcbt-secret"] {
+        assert!(!metrics.contains(token));
+    }
+    assert!(get(&router.url, "/readyz").starts_with("HTTP/1.1 200"));
+}
+
+fn get(url: &str, path: &str) -> String {
+    use std::io::{Read, Write};
+    let host = url.trim_start_matches("http://");
+    let mut stream = std::net::TcpStream::connect(host).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
