@@ -141,7 +141,8 @@ fn refusal(decision: &Decision) -> String {
         (Ruling::Rejected, None) => "its document contradicts itself".to_owned(),
         (Ruling::Rejected, Some(verdict)) => {
             let rule = verdict.rule.as_deref().or(verdict.failure).unwrap_or_default();
-            format!("{} ({}): {}", verdict.controller, verdict.level, rule.rsplit('/').next().unwrap_or(rule))
+            let rule = rule.rsplit('/').next().unwrap_or(rule);
+            if rule == &*verdict.controller { rule.to_owned() } else { format!("{}: {rule}", verdict.controller) }
         }
     }
 }
