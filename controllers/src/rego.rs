@@ -17,6 +17,7 @@ mod input;
 mod names;
 mod place;
 mod pool;
+mod references;
 mod replica;
 mod rules;
 mod shape;

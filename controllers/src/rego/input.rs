@@ -1,6 +1,10 @@
 //! The question as Rego sees it: `serde::Serialize` straight into the engine's value, with no text in between.
 
-use std::{collections::BTreeMap, collections::HashMap, fmt};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use regorus::Value;
 use serde::ser::{self, Serialize, Serializer};
@@ -11,7 +15,29 @@ pub(crate) const INPUT_LIMIT: usize = 1 << 20;
 /// Builds inputs. Keeps the keys it has seen, so that a decision allocates values only.
 #[derive(Default)]
 pub(crate) struct InputBuilder {
-    keys: HashMap<&'static str, Value>,
+    keys: Keys,
+}
+
+/// By where the name of a field lies in the program: names of fields are not copied, so the place tells them apart, and it
+/// costs less to hash than the name.
+type Keys = HashMap<(usize, usize), Value, BuildHasherDefault<PlaceHasher>>;
+
+#[derive(Default)]
+struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_usize(usize::from(*byte)));
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        // The odd constant of Fibonacci hashing spreads neighbouring places over the table.
+        self.0 = (self.0.rotate_left(5) ^ value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// Why there is no input.
@@ -32,7 +58,7 @@ impl InputBuilder {
 
     /// A `data` document, which is the policy author's own and may be larger than a question.
     pub(crate) fn unlimited<T: Serialize + ?Sized>(subject: &T) -> Result<Value, InputError> {
-        subject.serialize(ToValue { keys: &mut HashMap::new(), left: &mut usize::MAX.clone() })
+        subject.serialize(ToValue { keys: &mut Keys::default(), left: &mut usize::MAX.clone() })
     }
 }
 
@@ -54,7 +80,7 @@ impl ser::Error for InputError {
 }
 
 struct ToValue<'a> {
-    keys: &'a mut HashMap<&'static str, Value>,
+    keys: &'a mut Keys,
     left: &'a mut usize,
 }
 
@@ -66,7 +92,7 @@ impl ToValue<'_> {
 
     fn key(&mut self, key: &'static str) -> Result<Value, InputError> {
         self.spend(key.len() + 4)?;
-        Ok(self.keys.entry(key).or_insert_with(|| key.into()).clone())
+        Ok(self.keys.entry((key.as_ptr().addr(), key.len())).or_insert_with(|| key.into()).clone())
     }
 
     fn again(&mut self) -> ToValue<'_> {

@@ -38,16 +38,16 @@ pub(crate) struct Walk<'a> {
     declared: BTreeMap<RuleAt, BTreeSet<String>>,
     grown: bool,
     report: bool,
-    here: Here,
+    pub(super) here: Here,
 }
 
 /// The rule being walked.
 #[derive(Default)]
-struct Here {
-    at: RuleAt,
-    package: String,
+pub(super) struct Here {
+    pub(super) at: RuleAt,
+    pub(super) package: String,
     rule: RuleName,
-    imports: BTreeMap<String, (Vec<String>, Span)>,
+    pub(super) imports: BTreeMap<String, (Vec<String>, Span)>,
 }
 
 /// Rounds after which a policy is too tangled to follow; real ones need three or four.
@@ -279,12 +279,12 @@ impl<'a> Walk<'a> {
         self.declared.entry(self.here.at).or_default().insert(name.text().to_owned());
     }
 
-    fn is_declared(&self, name: &str) -> bool {
+    pub(super) fn is_declared(&self, name: &str) -> bool {
         self.declared.get(&self.here.at).is_some_and(|names| names.contains(name))
     }
 
     /// Whether a name means something outside the rule.
-    fn is_global(&self, name: &str) -> bool {
+    pub(super) fn is_global(&self, name: &str) -> bool {
         !self.is_declared(name)
             && (matches!(name, "input" | "data")
                 || self.here.imports.contains_key(name)
@@ -328,7 +328,7 @@ impl<'a> Walk<'a> {
     }
 
     /// All of a value is read.
-    fn whole(&mut self, shape: &Shape, span: &Span) {
+    pub(super) fn whole(&mut self, shape: &Shape, span: &Span) {
         for node in shape.parts() {
             if node.is_everything() {
                 let what = if node == ROOT { "`input`".to_owned() } else { format!("`input.{}`", node.path()) };
@@ -347,7 +347,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn read(&mut self, node: Node, span: &Span) {
+    pub(super) fn read(&mut self, node: Node, span: &Span) {
         if !node.is_everything() {
             self.reads.entry(node).or_insert((self.here.at.module, place(span)));
         }
@@ -432,48 +432,11 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn reference(&mut self, expr: &NodeRef<Expr>) -> Shape {
-        let reference = names::take_apart(expr);
-        let Expr::Var { span, .. } = reference.base.as_ref() else {
-            let base = self.expr(&reference.base);
-            return self.steps(base, &reference.steps);
-        };
-        let name = span.text();
-        if name == "_" {
-            return Shape::other();
-        }
-        if self.is_declared(name) {
-            let local = self.local(name);
-            return self.steps(local, &reference.steps);
-        }
-        if let Some((path, _)) = self.here.imports.get(name).cloned() {
-            let before = path.iter().skip(1).map(|key| Step::Key(key.clone(), span.clone()));
-            let steps: Vec<_> = before.chain(reference.steps).collect();
-            return match path.first().map(String::as_str) {
-                Some("input") => self.steps(Shape::of(ROOT), &steps),
-                _ => self.under_data(span, &steps),
-            };
-        }
-        match name {
-            "input" => self.steps(Shape::of(ROOT), &reference.steps),
-            "data" => self.under_data(span, &reference.steps),
-            _ if self.names.has(&self.here.package, name) => {
-                let rule = (self.here.package.clone(), name.to_owned());
-                let value = self.value_of(&rule);
-                self.steps(value, &reference.steps)
-            }
-            _ => {
-                let local = self.local(name);
-                self.steps(local, &reference.steps)
-            }
-        }
-    }
-
-    fn local(&self, name: &str) -> Shape {
+    pub(super) fn local(&self, name: &str) -> Shape {
         self.locals.get(&(self.here.at, name.to_owned())).cloned().unwrap_or_default()
     }
 
-    fn value_of(&mut self, rule: &RuleName) -> Shape {
+    pub(super) fn value_of(&mut self, rule: &RuleName) -> Shape {
         self.depends(rule.clone());
         self.rules.get(rule).cloned().unwrap_or_default()
     }
@@ -482,136 +445,6 @@ impl<'a> Walk<'a> {
         if self.report {
             self.edges.entry(self.here.rule.clone()).or_default().insert(on);
         }
-    }
-
-    fn under_data(&mut self, span: &Span, steps: &[Step]) -> Shape {
-        let keys: Vec<_> = steps
-            .iter()
-            .map_while(|step| match step {
-                Step::Key(key, _) => Some(key.as_str()),
-                Step::Index(_) => None,
-            })
-            .collect();
-        if keys.is_empty() {
-            self.fault(span, "`data` as a whole is read here", "name the rule, or the key of the data document");
-            return Shape::other();
-        }
-        match self.names.data(&keys) {
-            Data::Rule(rule, taken) => {
-                let value = self.value_of(&rule);
-                self.steps(value, &steps[taken..])
-            }
-            Data::Package(package) => {
-                self.fault(span, format!("the package `data.{package}` as a whole is read here"), "name a rule of it");
-                Shape::other()
-            }
-            Data::NoRule(package, rule) => {
-                self.no_rule(span, &package, &rule);
-                Shape::other()
-            }
-            Data::Document => {
-                self.in_document(&keys, span);
-                self.steps(Shape::other(), &steps[keys.len()..])
-            }
-        }
-    }
-
-    fn no_rule(&mut self, span: &Span, package: &str, rule: &str) {
-        let near = jobgate_yaml::nearest(rule, self.names.rules(package));
-        let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        self.fault(span, format!("package `{package}` has no rule `{rule}`{near}"), "");
-    }
-
-    /// A key that the data document does not have would be undefined, and a rule that reads it would never fire.
-    fn in_document(&mut self, keys: &[&str], span: &Span) {
-        let Some(mut value) = self.data else {
-            let message = format!("`data.{}` is no rule, and there is no data document", keys.join("."));
-            self.fault(span, message, "write it into `data.json` or `data.yaml` beside the policy");
-            return;
-        };
-        for (index, key) in keys.iter().enumerate() {
-            let Some(map) = value.as_object() else { return };
-            match map.get(*key) {
-                Some(below) => value = below,
-                None => {
-                    let near = jobgate_yaml::nearest(key, map.keys().map(String::as_str));
-                    let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                    let path = keys[..=index].join(".");
-                    let message = format!("`data.{path}` is neither a rule nor in the data document{near}");
-                    self.fault(span, message, "write it into `data.json` or `data.yaml` beside the policy");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn steps(&mut self, mut shape: Shape, steps: &[Step]) -> Shape {
-        for step in steps {
-            shape = match step {
-                Step::Key(key, span) => self.key(&shape, key, span),
-                Step::Index(index) => self.index(&shape, index),
-            };
-        }
-        shape
-    }
-
-    /// A field by its name. Only when nothing the value may be has it, is it a fault.
-    pub(crate) fn key(&mut self, shape: &Shape, key: &str, span: &Span) -> Shape {
-        let mut found = Shape { other: shape.other, ..Shape::default() };
-        let mut missing = None;
-        for node in &shape.nodes {
-            match node.field(key) {
-                Some(field) => {
-                    found.nodes.insert(field);
-                    self.read(field, span);
-                    self.named.entry(field).or_insert((self.here.at.module, place(span)));
-                }
-                None if node.is_message() => missing = Some(node.unknown(key)),
-                None if node.element().is_some() => {
-                    missing = Some(format!("`input.{}` is a list; take its elements with `some x in …`", node.path()));
-                }
-                None => missing = Some(format!("`input.{}` has no fields", node.path())),
-            }
-        }
-        if let Some(elements) = &shape.elements {
-            found.join(elements);
-        }
-        match missing {
-            Some(message) if found == Shape::default() => self.fault(span, message, ""),
-            _ => {}
-        }
-        found
-    }
-
-    fn index(&mut self, shape: &Shape, index: &NodeRef<Expr>) -> Shape {
-        match index.as_ref() {
-            // A variable that the index itself gives values to.
-            Expr::Var { span, .. } if !self.is_global(span.text()) => {
-                let value = self.local(span.text());
-                self.whole(&value, span);
-            }
-            _ => self.consume(index),
-        }
-        self.each(shape, index.span())
-    }
-
-    /// What iterating, or an index that is computed, gives.
-    pub(crate) fn each(&mut self, shape: &Shape, span: &Span) -> Shape {
-        let mut element = shape.element();
-        for node in &shape.nodes {
-            if let Some(below) = node.element() {
-                self.read(below, span);
-            } else if node.is_everything() {
-                self.whole(&Shape::of(*node), span);
-            } else if node.is_message() {
-                self.whole(&Shape::of(*node), span);
-                element.nodes.extend(node.names().filter_map(|name| node.field(name)));
-            } else {
-                let message = format!("`input.{}` is neither a list nor an object", node.path());
-                self.fault(span, message, "");
-            }
-        }
-        element
     }
 
     fn call(&mut self, expr: &NodeRef<Expr>, fcn: &NodeRef<Expr>, params: &[NodeRef<Expr>]) -> Shape {
@@ -655,37 +488,6 @@ impl<'a> Walk<'a> {
             }
         }
         Function::Builtin(path.join("."))
-    }
-
-    /// The literal an expression is: written here, or as the value of a rule that has no body.
-    pub(crate) fn literal(&self, expr: &NodeRef<Expr>) -> Option<NodeRef<Expr>> {
-        match expr.as_ref() {
-            Expr::String { .. } | Expr::RawString { .. } | Expr::Number { .. } | Expr::Null { .. } => {
-                Some(expr.clone())
-            }
-            Expr::UnaryExpr { expr: inner, .. } if matches!(inner.as_ref(), Expr::Number { .. }) => Some(expr.clone()),
-            Expr::Array { items, .. } if items.iter().all(|item| self.literal(item).is_some()) => Some(expr.clone()),
-            Expr::Var { span, .. } if !self.is_declared(span.text()) => self.constant(span.text()),
-            _ => None,
-        }
-    }
-
-    fn constant(&self, name: &str) -> Option<NodeRef<Expr>> {
-        let mut value = None;
-        for module in self.modules.iter().filter(|module| names::package(module) == self.here.package) {
-            for rule in module.policy.iter().filter(|rule| names::rule_name(rule) == name) {
-                match rule.as_ref() {
-                    Rule::Spec { head: RuleHead::Compr { refr, assign: Some(assign), .. }, bodies, .. }
-                        if bodies.is_empty() && value.is_none() && matches!(refr.as_ref(), Expr::Var { .. }) =>
-                    {
-                        value = Some(assign.value.clone());
-                    }
-                    _ => return None,
-                }
-            }
-        }
-        // One step only: a constant that names a constant is not worth following.
-        value.filter(|value| !matches!(value.as_ref(), Expr::Var { .. })).and_then(|value| self.literal(&value))
     }
 
     pub(crate) fn own_functions(&self) -> Vec<String> {
