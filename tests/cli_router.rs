@@ -245,6 +245,20 @@ fn a_controller_that_listens_conforms() {
 }
 
 #[test]
+fn a_runner_whose_terminal_goes_away_kills_its_jobs_and_reports_them() {
+    let router = Router::start("");
+    let mut runner = router.runner();
+    router.folder.write("long.yaml", "job: {name: a}\nproject: {path: acme/x}\npayload: {script: [sleep 10000]}\n");
+    assert_eq!(router.client(&["submit", "long.yaml"]).code, 0);
+    runner.says("job accepted");
+    runner.signal("HUP");
+    let (code, log) = runner.ended();
+    assert_eq!(code, Some(0), "{log}");
+    let listed = router.json(&["jobs", "--state", "failed"]);
+    assert_eq!(listed["jobs"][0]["reason"], "stopped: the runner was shut down");
+}
+
+#[test]
 fn trial_mode_asks_for_no_token_and_says_so() {
     let folder = Folder::new();
     folder.write("jobgate.yaml", "listen: 127.0.0.1:0\n");

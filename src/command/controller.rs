@@ -2,6 +2,7 @@ use std::{path::PathBuf, time::Duration};
 
 use jobgate_controllers::{PolicyHandle, ReloadOutcome, watch};
 use jobgate_sdk::{ClientTls, Serve, ServeError, ServerTls, Token, serve};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{policy, signals};
@@ -9,7 +10,7 @@ use crate::output::{Ended, Exit, Failure, Output};
 
 /// Serve Rego and YAML policies as a controller process
 ///
-/// It listens for routers, or attaches to one. Policies are reloaded when their files change; faulty ones are logged, and the
+/// It listens for routers, or attaches to one. Policies are reloaded when their files change, and on SIGHUP; faulty ones are logged, and the
 /// last good version goes on deciding. SIGTERM or SIGINT: open questions are answered first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -75,6 +76,13 @@ impl Args {
                 publish.send_replace(watched.current().version().to_string());
             })
             .await;
+        }));
+        let reloaded = handle.clone();
+        let _hangups = AbortOnDropHandle::new(tokio::spawn(async move {
+            let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+            while hangups.recv().await.is_some() {
+                tell(&reloaded.reload().await);
+            }
         }));
         let serve = serve(handle)
             .named(self.name.clone().unwrap_or_default())

@@ -48,7 +48,7 @@ impl Args {
             runner = runner.scratch(scratch);
         }
         // A job may end while signals are delivered: the future is large, and lives as long as the program.
-        Box::pin(runner.run(signals::shutdown()?)).await.map_err(Failure::new)?;
+        Box::pin(runner.run(signals::shutdown_with_terminal()?)).await.map_err(Failure::new)?;
         Ok(Exit::Good)
     }
 }

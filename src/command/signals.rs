@@ -24,6 +24,26 @@ pub(super) fn shutdown() -> Result<watch::Receiver<Shutdown>, Failure> {
     Ok(told)
 }
 
+/// As [`shutdown`], where a terminal that goes away means to stop now: jobs have process groups of their own, and would live on.
+pub(super) fn shutdown_with_terminal() -> Result<watch::Receiver<Shutdown>, Failure> {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|error| Failure::new(format_args!("cannot listen to signals: {error}")))?;
+    let mut told = shutdown()?;
+    let (tell, both) = watch::channel(Shutdown::Not);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => drop(tell.send_replace(Shutdown::Now)),
+                Ok(()) = told.changed() => {
+                    let now = *told.borrow_and_update();
+                    tell.send_if_modified(|before| *before != Shutdown::Now && std::mem::replace(before, now) != now);
+                }
+            }
+        }
+    });
+    Ok(both)
+}
+
 /// Over at the first signal.
 pub(super) async fn first(mut told: watch::Receiver<Shutdown>) {
     let _ = told.wait_for(|now| *now != Shutdown::Not).await;
