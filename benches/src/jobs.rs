@@ -45,7 +45,7 @@ pub(crate) async fn route(folder: &str) -> Result<()> {
     let config = Config::load(&Path::new(folder).join("jobgate.yaml")).map_err(|faults| faults.to_string())?;
     let bound = Router::new(config, Arc::new(Policies)).bind().await?;
     child::ready(bound.local_addr());
-    Box::pin(bound.serve(std::future::pending())).await;
+    Box::pin(bound.serve(std::future::pending())).await?;
     Ok(())
 }
 

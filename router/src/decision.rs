@@ -124,6 +124,31 @@ impl Decision {
     }
 }
 
+impl Decision {
+    /// The decision of an admission that broke down in the router itself: it rejects, as every failure does.
+    pub(crate) fn broken(
+        job: &JobId,
+        admission: &Arc<str>,
+        project: &Arc<str>,
+        runner: Option<Arc<str>>,
+        version: &ChainVersion,
+    ) -> Self {
+        Self {
+            admission_id: admission.clone(),
+            job_id: job.clone(),
+            project: project.clone(),
+            runner,
+            decision: Ruling::Rejected,
+            cause: Some(Cause::Failure),
+            reason: "not admitted because its admission broke down in jobgate itself".to_owned(),
+            will_retry: false,
+            chain_version: version.shared(),
+            time: Timestamp::now(),
+            verdicts: Vec::new(),
+        }
+    }
+}
+
 impl VerdictRecord {
     /// The record of a verdict.
     #[must_use]

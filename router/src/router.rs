@@ -84,6 +84,9 @@ pub enum RunError {
     /// The decision log cannot be started.
     #[error("the decision log cannot be started: {0}")]
     DecisionLog(std::io::Error),
+    /// The router cannot go on.
+    #[error("the router broke down: the task that owns the state ended: {0}")]
+    Broken(String),
 }
 
 impl Router {
@@ -212,29 +215,45 @@ impl Bound {
     }
 
     /// Serves until `shutdown`; then no new question is asked, open ones finish within 30 s, and runners are told to drain.
-    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Broken`] when the task that owns the state ended by itself.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
         let Self { server, running, reloader, closing, log } = self;
-        let admissions = running.admissions.clone();
+        let Running { handle, open, mut task, .. } = running;
+        let mut broken = None;
         let shutdown = async {
-            shutdown.await;
+            tokio::select! {
+                () = shutdown => {}
+                ended = &mut task => {
+                    // Without it nothing is admitted and nothing recorded: the process ends instead of looking alive.
+                    tracing::error!("the task that owns the state ended");
+                    broken = Some(RunError::Broken(ended.err().map_or_else(String::new, |error| error.to_string())));
+                    return;
+                }
+            }
             tracing::info!("shutting down: no new questions, runners are told to drain");
-            // Before the streams end, so that open questions can be answered.
-            let _ = running.handle.drain().await;
-            closing.send_replace(true);
-            let all = u32::try_from(core::ADMISSIONS).unwrap_or(u32::MAX);
-            if tokio::time::timeout(DRAIN, admissions.acquire_many(all)).await.is_err() {
+            let _ = handle.drain().await;
+            // Admissions that have begun go on to their end, level by level; then the streams of their controllers end.
+            open.close();
+            if tokio::time::timeout(DRAIN, open.wait()).await.is_err() {
                 tracing::warn!("some questions were still open after 30 s");
             }
+            closing.send_replace(true);
         };
         server.serve(shutdown).await;
         drop(reloader);
-        running.task.abort();
-        // What the task had to export is exported when it is gone.
-        let _ = running.task.await;
+        if broken.is_none() {
+            task.abort();
+            // What the task had to export is exported when it is gone.
+            let _ = task.await;
+        }
         if let Some((log, end)) = log {
             drop(log);
             let _ = tokio::time::timeout(Duration::from_secs(5), end.wait()).await;
         }
+        broken.map_or(Ok(()), Err)
     }
 }
 
@@ -318,6 +337,8 @@ fn follow_store(mut store_ok: watch::Receiver<bool>, readiness: Readiness, metri
                 metrics.store_error();
             }
         }
+        // The task that owns the store is gone.
+        readiness.set_store(false);
     });
 }
 

@@ -51,7 +51,7 @@ impl Args {
         let _following = AbortOnDropHandle::new(tokio::spawn(async { tokio::join!(following, hangups(look)).0 }));
         let mut again = told.clone();
         tokio::select! {
-            () = Box::pin(bound.serve(signals::first(told))) => Ok(Exit::Good),
+            ended = Box::pin(bound.serve(signals::first(told))) => ended.map(|()| Exit::Good).map_err(Failure::new),
             _ = again.wait_for(|now| *now == crate::runner::Shutdown::Now) => {
                 Err(Failure::new("stopped by a second signal, before open questions and streams had ended"))
             }

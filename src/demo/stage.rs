@@ -1,6 +1,6 @@
 use std::{fs, io, net::TcpListener, path::Path, sync::Arc, time::Duration};
 
-use jobgate_router::{Decision, Router, Scope, config::Config};
+use jobgate_router::{Decision, Router, RunError, Scope, config::Config};
 use jobgate_sdk::{AdmissionRequest, ServeError, Verdict, serve};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ pub(super) struct Stage {
     runner: JoinHandle<Result<(), RunnerError>>,
     runner_told: watch::Sender<Shutdown>,
     controller: JoinHandle<Result<(), ServeError>>,
-    router: JoinHandle<()>,
+    router: JoinHandle<Result<(), RunError>>,
     end: Vec<oneshot::Sender<()>>,
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) reloader: Reloader,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), jobgate_router::RunError>>,
     http: reqwest::Client,
 }
 
@@ -114,7 +114,7 @@ impl Running {
 
     pub(crate) async fn stop(self) {
         self.stop.send_replace(true);
-        self.task.await.unwrap();
+        self.task.await.unwrap().unwrap();
     }
 }
 

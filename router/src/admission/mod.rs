@@ -72,11 +72,11 @@ impl Admission {
         let started = Instant::now();
         let asked_at = SystemTime::now();
         let mut verdicts = Vec::new();
-        let mut late = Asking::new();
         let mut ending = None;
         for level in &self.chain.levels {
             let (answers, unfinished) = self.ask(level, started, asked_at).await;
-            late.extend(unfinished);
+            // At once: what nobody polls does not get on, and would be recorded as silent.
+            self.follow(unfinished);
             ending = ending.or(judge(&answers));
             verdicts.extend(answers.iter().map(|answer| answer.record(level)));
             if ending.is_some() {
@@ -86,7 +86,6 @@ impl Admission {
         if ending.is_none() && !self.chain.is_anybody_asked && self.runner.is_none() {
             ending = self.nobody_asked();
         }
-        self.follow(late);
         self.conclude(ending, verdicts)
     }
 
@@ -144,8 +143,10 @@ impl Admission {
             let verdict = if limit.is_zero() {
                 Verdict::failed(FailureCause::NoTimeLeft, "the admission had no time left to ask it")
             } else {
-                let answer = AssertUnwindSafe(entry.controller.admit(&request)).catch_unwind();
+                // In a future of its own: a controller may panic before it has made one.
+                let answer = AssertUnwindSafe(async { entry.controller.admit(&request).await }).catch_unwind();
                 match tokio::time::timeout(limit, answer).await {
+                    Ok(Ok(verdict)) if limit < own => without_time(verdict, begun.elapsed() >= limit),
                     Ok(Ok(verdict)) => verdict,
                     Ok(Err(_)) => Verdict::failed(FailureCause::Panic, "it panicked"),
                     Err(_) if limit == own => {
@@ -216,6 +217,20 @@ impl Admission {
             verdicts,
         };
         (conclusion, decision)
+    }
+}
+
+/// A controller that knows its time limit may say itself that the time is over. When the limit was that of the admission and not
+/// its own, it had no time left, whatever it calls that: `on_failure: admit` excuses its own silence only.
+fn without_time(verdict: Verdict, is_over: bool) -> Verdict {
+    let no_time = verdict.failure().filter(|failure| match failure.cause() {
+        FailureCause::Silent => true,
+        FailureCause::Unreachable => is_over,
+        _ => false,
+    });
+    match no_time {
+        Some(failure) => Verdict::failed(FailureCause::NoTimeLeft, failure.message()),
+        None => verdict,
     }
 }
 

@@ -339,3 +339,63 @@ fn the_version_of_a_chain_names_all_that_decides_it() {
         assert_ne!(*other, same, "change {index}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_goes_on_while_later_levels_are_asked() {
+    let bench = bench()
+        .with_code("dry", "instance", |_: AdmissionRequest| async {
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            Verdict::admit()
+        })
+        .but(|config| config.state = ControllerState::DryRun)
+        .with("first", "instance", 0, Verdict::admit())
+        .with("slow", "group:acme", 1900, Verdict::admit())
+        .with("slower", "project:acme/api", 1900, Verdict::admit());
+    let (late, mut verdicts) = mpsc::channel(8);
+    let (conclusion, _) = bench.admit_with("acme/api", late).await;
+    assert!(matches!(conclusion, Conclusion::Admitted));
+    let verdict = verdicts.recv().await.unwrap().verdict;
+    assert_eq!((verdict.outcome, verdict.duration_us / 1000), ("admitted", 1500), "{verdict:?}");
+}
+
+/// Written without `async_trait`: the panic comes before there is a future.
+struct Abrupt;
+
+impl Controller for Abrupt {
+    fn admit<'a, 'r, 'f>(&'a self, _: &'r AdmissionRequest) -> BoxFuture<'f, Verdict>
+    where
+        'a: 'f,
+        'r: 'f,
+        Self: 'f,
+    {
+        panic!("the admin password is hunter2")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_before_the_first_await_is_a_failure_and_says_nothing_of_itself() {
+    let (conclusion, decision) = bench().with_code("abrupt", "instance", Abrupt).admit("acme/api").await;
+    assert!(matches!(conclusion, Conclusion::Rejected));
+    assert_eq!(decision.verdicts[0].failure, Some("panic"));
+    assert!(!format!("{decision:?}").contains("hunter2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_that_the_admission_took_away_is_not_the_controllers_silence() {
+    for cause in [FailureCause::Silent, FailureCause::Unreachable] {
+        let mut bench = bench()
+            .with("slow", "instance", 500, Verdict::admit())
+            .with_code("remote", "group:acme", move |request: AdmissionRequest| async move {
+                // As a client of gRPC does, which knows the limit too.
+                tokio::time::sleep(request.time_left()).await;
+                Verdict::failed(cause, "timeout expired")
+            })
+            .dialled(OnFailure::Admit);
+        bench.rules.admission_timeout = Duration::from_secs(1);
+        let (conclusion, decision) = bench.admit("acme/api").await;
+        assert!(matches!(conclusion, Conclusion::Rejected), "{cause:?}");
+        assert_eq!(decision.verdicts[1].failure, Some("no_time_left"));
+    }
+}

@@ -7,16 +7,23 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use jobgate_sdk::Runner;
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, watch},
     time::Instant,
 };
+use tokio_util::task::TaskTracker;
 
 use self::history::History;
 use crate::{
@@ -34,8 +41,10 @@ use crate::{
 const INBOX: usize = 4096;
 /// Messages taken in one step, so that one commit serves many.
 const STEP: usize = 1024;
-/// Admissions that run at once.
-pub(crate) const ADMISSIONS: usize = 1024;
+/// Admissions that begin at once.
+const ADMISSIONS: usize = 1024;
+/// An admission that takes longer makes room for another one: slow controllers hold up their own jobs only.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Orders a runner's stream may lag behind, beyond one for each of its slots.
 const ORDERS: usize = 64;
 /// Pause before a failed commit is tried again.
@@ -83,8 +92,8 @@ pub(crate) struct Running {
     pub(crate) events: mpsc::Sender<Event>,
     /// Whether the store can write.
     pub(crate) store_ok: watch::Receiver<bool>,
-    /// One permit is taken by each open admission.
-    pub(crate) admissions: Arc<Semaphore>,
+    /// Knows when no admission is open.
+    pub(crate) open: TaskTracker,
     /// The task; ends when every handle is gone.
     pub(crate) task: tokio::task::JoinHandle<()>,
 }
@@ -100,10 +109,11 @@ struct Core {
     changes: broadcast::Sender<Arc<JobRecord>>,
     events: mpsc::WeakSender<Event>,
     admissions: Arc<Semaphore>,
+    open: TaskTracker,
     store_ok: watch::Sender<bool>,
     began: Instant,
-    /// No new questions are asked.
-    draining: bool,
+    /// No new questions are asked, and no jobs are taken.
+    draining: Arc<AtomicBool>,
     /// What this step has to write, and what leaves once it is written.
     pending: Pending,
     /// When a store that could not write is tried again.
@@ -138,13 +148,14 @@ pub(crate) fn start(parts: Parts) -> Running {
         changes: changes.clone(),
         events: events_in.downgrade(),
         admissions: Arc::new(Semaphore::new(ADMISSIONS)),
+        open: TaskTracker::new(),
         store_ok,
         began: Instant::now(),
-        draining: false,
+        draining: Arc::default(),
         pending: Pending::default(),
         retry_at: None,
     };
-    let admissions = core.admissions.clone();
+    let open = core.open.clone();
     let task = tokio::spawn(async move {
         let mut taken_commands = Vec::with_capacity(STEP);
         let mut taken_events = Vec::with_capacity(STEP);
@@ -173,7 +184,7 @@ pub(crate) fn start(parts: Parts) -> Running {
             core.settle(now);
         }
     });
-    Running { handle: Handle { inbox, changes }, events: events_in, store_ok: store_state, admissions, task }
+    Running { handle: Handle { inbox, changes }, events: events_in, store_ok: store_state, open, task }
 }
 
 impl Core {
@@ -218,6 +229,9 @@ impl Core {
             return;
         };
         match command {
+            Command::Submit(_, _, reply) if self.draining.load(Ordering::Relaxed) => {
+                self.reply(reply, Err(CoreError::Closing));
+            }
             Command::Submit(jobs, key, reply) => {
                 let result = match key.as_ref().and_then(|key| self.history.repeated(key, now.tick)) {
                     Some(Err(error)) => Err(error),
@@ -255,7 +269,7 @@ impl Core {
                 self.scheduler.detach(session, now);
             }
             Command::Drain(reply) => {
-                self.draining = true;
+                self.draining.store(true, Ordering::Relaxed);
                 self.scheduler.drain();
                 // There is nothing in it to commit: the router shuts down even while its store cannot write.
                 let _ = reply.send(Ok(()));
@@ -427,7 +441,7 @@ impl Core {
 
     /// Begins an admission in a task of its own.
     fn ask(&self, id: &JobId, admission: Arc<str>, runner: Option<Arc<Runner>>) {
-        if self.draining {
+        if self.draining.load(Ordering::Relaxed) {
             return;
         }
         // A job that was finished meanwhile is not asked about.
@@ -466,12 +480,28 @@ impl Core {
             observer: self.observer.clone(),
             late,
         };
-        let (id, permits) = (id.clone(), self.admissions.clone());
+        let broken = {
+            let runner = asking.runner.as_ref().map(|runner| Arc::from(runner.name.as_str()));
+            Decision::broken(id, &admission, &asking.project, runner, &version)
+        };
+        let (id, permits, draining) = (id.clone(), self.admissions.clone(), self.draining.clone());
+        let open = self.open.token();
         tokio::spawn(async move {
             // The semaphore is never closed.
             let Ok(permit) = permits.acquire().await else { return };
-            let (conclusion, decision) = asking.run().await;
+            // What waited until now is not begun while the router shuts down.
+            if draining.load(Ordering::Relaxed) {
+                return;
+            }
+            let mut asked = pin!(AssertUnwindSafe(asking.run()).catch_unwind());
+            let soon = tokio::time::timeout(PATIENCE, &mut asked).await;
             drop(permit);
+            let asked = match soon {
+                Ok(asked) => asked,
+                Err(_) => asked.await,
+            };
+            // Every admission ends, whatever breaks in it.
+            let (conclusion, decision) = asked.unwrap_or((Conclusion::Rejected, broken));
             let decided = Decided {
                 job: id,
                 admission,
@@ -482,6 +512,7 @@ impl Core {
             };
             // A closed inbox means that the router is gone.
             let _ = events.send(Event::Decided(decided, Box::new(decision))).await;
+            drop(open);
             while let Some(verdict) = late_verdicts.recv().await {
                 let _ = events.send(Event::Late(verdict)).await;
             }

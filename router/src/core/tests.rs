@@ -341,9 +341,8 @@ async fn draining_asks_and_assigns_nothing_new() {
     router.handle.runner(session, RunnerEvent::Credit(1)).await.unwrap();
     router.handle.drain().await.unwrap();
     assert!(matches!(within(orders.recv()).await, Some(RunnerOrder::Drain)));
-    let id = submit(&router.handle, vec![new_job("j1", "acme/api")]).await.remove(0);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(router.handle.job(&id).await.unwrap().state, JobState::Routing);
+    let refused = router.handle.submit(vec![new_job("j1", "acme/api")], None).await;
+    assert_eq!(refused.unwrap_err(), CoreError::Closing, "a job that is taken now would be lost");
     assert!(orders.try_recv().is_err());
 }
 
@@ -442,4 +441,46 @@ async fn a_runner_whose_token_was_taken_away_before_its_hello_does_not_attach() 
     router.handle.queue().await.unwrap();
     assert_eq!(router.handle.attach(hello("revoked", 1)).await.unwrap_err(), CoreError::RunnerChanged);
     router.handle.attach(hello("known", 1)).await.unwrap();
+}
+
+/// What it answers does not matter: it breaks when the router stops waiting.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_admission_that_breaks_down_ends_with_a_decision() {
+    let bomb = enabled("bomb", |_: AdmissionRequest| async {
+        let _bomb = Bomb;
+        std::future::pending().await
+    });
+    let router = start_with(vec![bomb], &Disk::default());
+    let id = submit(&router.handle, vec![new_job("j1", "acme/api")]).await.remove(0);
+    until(&router.handle, &id, &[JobState::Rejected]).await;
+    let decision = router.handle.decisions(Some(id), 1).await.unwrap().remove(0);
+    assert_eq!((decision.decision, decision.cause), (Ruling::Rejected, Some(Cause::Failure)));
+    assert!(!decision.reason.contains("on purpose"), "{}", decision.reason);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_project_whose_controller_hangs_holds_up_no_other() {
+    let mut hanging = enabled("hangs", |_: AdmissionRequest| std::future::pending());
+    Arc::make_mut(&mut hanging.config).scope = "project:acme/slow".parse().unwrap();
+    let router = start(Parts {
+        chains: chains(vec![hanging]),
+        runners: Runners::Any,
+        limits: Limits { max_jobs: 5000, max_finished: 100, admission_ttl: Duration::from_secs(600) },
+        store: Box::new(Disk::default()),
+        observer: Arc::new(Deaf),
+        export: Box::new(|_| {}),
+    });
+    let slow = (0..2 * ADMISSIONS).map(|n| new_job(&format!("slow{n}"), "acme/slow")).collect();
+    let slow = submit(&router.handle, slow).await;
+    let fine = submit(&router.handle, vec![new_job("fine", "acme/fine")]).await.remove(0);
+    until(&router.handle, &fine, &[JobState::Admitted]).await;
+    assert_eq!(router.handle.job(&slow[0]).await.unwrap().state, JobState::Routing, "nobody waited for it");
 }

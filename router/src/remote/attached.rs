@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeSet, HashMap},
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -20,6 +21,8 @@ pub(crate) struct Attached {
     /// The policy versions its instances decide by; absent ones have none.
     versions: watch::Sender<BTreeSet<Arc<str>>>,
     next: AtomicU64,
+    /// Where looking for the next instance begins: equals take turns.
+    turn: AtomicUsize,
     room_made: Arc<Notify>,
 }
 
@@ -51,7 +54,7 @@ struct State {
 
 /// Who may be asked next.
 enum Pick {
-    One(Arc<Instance>),
+    One(Open, oneshot::Receiver<AdmitResponse>),
     /// There are instances, but none has room.
     Busy,
     Nobody,
@@ -70,6 +73,7 @@ impl Attached {
             instances: Mutex::default(),
             versions: watch::Sender::new(BTreeSet::new()),
             next: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
             room_made: Arc::default(),
         })
     }
@@ -144,25 +148,30 @@ impl Attached {
         });
     }
 
-    /// The instance with the fewest open questions that has room and was not tried yet.
-    fn pick(&self, tried: &[u64]) -> Pick {
+    /// Opens a question at the instance with the fewest open ones that has room and was not tried yet.
+    fn pick(&self, tried: &[u64], question: &Arc<str>) -> Pick {
+        // Held until the question is open, so that all who look at once see the room that is really there.
         let instances = lock(&self.instances);
         let mut best: Option<(&Arc<Instance>, usize)> = None;
         let mut busy = false;
-        for instance in instances.iter().filter(|instance| !tried.contains(&instance.number)) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % instances.len().max(1);
+        let (later, first) = instances.split_at(turn);
+        for instance in first.iter().chain(later).filter(|instance| !tried.contains(&instance.number)) {
             if lock(&instance.state).draining {
                 continue;
             }
-            let open = instance.open.load(Ordering::Relaxed);
+            let open = instance.open.load(Ordering::Acquire);
             if open >= instance.room {
                 busy = true;
             } else if best.is_none_or(|(_, least)| open < least) {
                 best = Some((instance, open));
             }
         }
-        match best {
-            Some((instance, _)) => Pick::One(instance.clone()),
-            None if busy => Pick::Busy,
+        let opened = best.and_then(|(instance, _)| Open::new(instance, question.clone()));
+        match opened {
+            Some((open, answer)) => Pick::One(open, answer),
+            // The best one began to drain in this moment.
+            None if busy || best.is_some() => Pick::Busy,
             None => Pick::Nobody,
         }
     }
@@ -173,15 +182,27 @@ impl Controller for Attached {
     async fn admit(&self, request: &AdmissionRequest) -> Verdict {
         let mut tried = Vec::new();
         loop {
-            // Before looking, so that room made in between is not missed.
-            let room_made = self.room_made.notified();
-            match self.pick(&tried) {
-                Pick::One(instance) => match instance.ask(request).await {
-                    Asked::Answered(response) => return response.into(),
-                    Asked::Gone => tried.push(instance.number),
-                },
-                // The time limit of the question ends this.
-                Pick::Busy => room_made.await,
+            let mut picked = self.pick(&tried, &request.question().id);
+            if matches!(picked, Pick::Busy) {
+                // Again, as one who waits already: each question that ends wakes another who waits, and room made in between
+                // is not missed. The time limit of the question ends this.
+                let mut room_made = pin!(self.room_made.notified());
+                room_made.as_mut().enable();
+                picked = self.pick(&tried, &request.question().id);
+                if matches!(picked, Pick::Busy) {
+                    room_made.await;
+                    continue;
+                }
+            }
+            match picked {
+                Pick::One(open, answer) => {
+                    let number = open.instance.number;
+                    match open.ask(answer, request).await {
+                        Asked::Answered(response) => return response.into(),
+                        Asked::Gone => tried.push(number),
+                    }
+                }
+                Pick::Busy => {}
                 Pick::Nobody if tried.is_empty() => {
                     return Verdict::failed(FailureCause::NotAttached, "no instance of it is attached");
                 }
@@ -197,17 +218,6 @@ impl Controller for Attached {
 }
 
 impl Instance {
-    async fn ask(self: &Arc<Self>, request: &AdmissionRequest) -> Asked {
-        let Some((open, answer)) = Open::new(self, request.question().id.clone()) else { return Asked::Gone };
-        let message = RouterMessage { message: Some(Message::Request(AdmitRequest::from(request))) };
-        if self.outgoing.send(Ok(message)).await.is_err() {
-            return Asked::Gone;
-        }
-        let answered = answer.await;
-        drop(open);
-        answered.map_or(Asked::Gone, Asked::Answered)
-    }
-
     /// An answer came on this stream; `false` when no such question is open on it.
     pub(crate) fn answer(&self, response: AdmitResponse) -> bool {
         let waiting = lock(&self.state).questions.remove(response.id.as_str());
@@ -218,6 +228,8 @@ impl Instance {
     /// It takes no new questions.
     pub(crate) fn drain(&self) {
         lock(&self.state).draining = true;
+        // Who waits for room here must look elsewhere.
+        self.room_made.notify_waiters();
     }
 
     /// Ends when a question that was open is not any more.
@@ -248,6 +260,19 @@ impl Open {
         instance.open.fetch_add(1, Ordering::AcqRel);
         drop(state);
         Some((Self { instance: instance.clone(), id }, answer))
+    }
+}
+
+impl Open {
+    async fn ask(self, mut answer: oneshot::Receiver<AdmitResponse>, request: &AdmissionRequest) -> Asked {
+        let message = RouterMessage { message: Some(Message::Request(AdmitRequest::from(request))) };
+        tokio::select! {
+            // An instance that goes away answers nothing, even while its stream takes nothing.
+            biased;
+            answered = &mut answer => return answered.map_or(Asked::Gone, Asked::Answered),
+            sent = self.instance.outgoing.send(Ok(message)) => if sent.is_err() { return Asked::Gone },
+        }
+        answer.await.map_or(Asked::Gone, Asked::Answered)
     }
 }
 

@@ -101,7 +101,10 @@ impl Dialled {
     pub(crate) async fn probe(&self) {
         loop {
             for instance in &self.instances {
-                let check = instance.health.clone().check(HealthCheckRequest::default()).await;
+                let mut health = instance.health.clone();
+                let check = tokio::time::timeout(PROBE, health.check(HealthCheckRequest::default())).await;
+                // One that is silent does not keep the others from being tried.
+                let Ok(check) = check else { continue };
                 // A controller without a health service is there all the same.
                 instance.absent.store(check.is_err_and(|status| is_absence(&status)), Ordering::Relaxed);
             }

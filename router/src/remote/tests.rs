@@ -208,6 +208,7 @@ struct Router {
     url: String,
     late: Arc<AtomicUsize>,
     closing: watch::Sender<bool>,
+    tunnels: Tunnels,
 }
 
 /// A controller's end, written by hand.
@@ -234,9 +235,9 @@ impl Router {
         let tunnels = Tunnels::new(HashMap::from([("c".into(), slot)]), is_closing, on_late);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = Server::builder().add_service(tunnels.service());
+        let server = Server::builder().add_service(tunnels.clone().service());
         tokio::spawn(async move { server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap() });
-        Self { controller, url, late, closing }
+        Self { controller, url, late, closing, tunnels }
     }
 
     async fn try_attach(&self, token: &str, first: ControllerMessage) -> Result<Stream, Status> {
@@ -458,4 +459,76 @@ async fn the_sdks_controllers_attach_and_come_back() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_instance_is_asked_more_at_once_than_it_takes_however_many_look_at_once() {
+    let router = Router::new().await;
+    let mut stream = router.attach(2).await;
+    let asking: Vec<_> = (0..200).map(|n| router.ask(&format!("q{n}"), Duration::from_secs(19))).collect();
+    for _ in 0..200 {
+        let id = stream.asked().await;
+        let open = router.controller.open();
+        assert!(open <= 2, "{open} at once");
+        stream.answer(&id).await;
+    }
+    for verdict in asking {
+        assert!(within(verdict).await.unwrap().unwrap().is_admitted());
+    }
+}
+
+#[tokio::test]
+async fn instances_take_turns_even_when_questions_come_one_by_one() {
+    let router = Router::new().await;
+    let streams = [router.attach(8).await, router.attach(8).await];
+    let asked: Arc<Mutex<Vec<usize>>> = Arc::default();
+    for (number, mut stream) in streams.into_iter().enumerate() {
+        let asked = asked.clone();
+        tokio::spawn(async move {
+            loop {
+                let id = stream.asked().await;
+                asked.lock().unwrap().push(number);
+                stream.answer(&id).await;
+            }
+        });
+    }
+    for n in 0..4 {
+        assert!(within(router.ask(&format!("q{n}"), Duration::from_secs(9))).await.unwrap().unwrap().is_admitted());
+    }
+    let mut asked = asked.lock().unwrap().clone();
+    asked.sort_unstable();
+    assert_eq!(asked, [0, 0, 1, 1]);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_is_told_when_the_instance_drains() {
+    let router = Router::new().await;
+    let mut stream = router.attach(1).await;
+    let open = router.ask("q1", Duration::from_secs(19));
+    let id = stream.asked().await;
+    let waiting: Vec<_> = (0..3).map(|n| router.ask(&format!("w{n}"), Duration::from_secs(19))).collect();
+    tokio::task::yield_now().await;
+    stream.say(controller_message::Message::Draining(jobgate_proto::admission::v1::Draining {})).await;
+    for verdict in waiting {
+        let verdict = tokio::time::timeout(Duration::from_secs(9), verdict).await.expect("nobody told it");
+        assert_eq!(cause(&verdict.unwrap().unwrap()), Some(FailureCause::NotAttached));
+    }
+    stream.answer(&id).await;
+    assert!(within(open).await.unwrap().unwrap().is_admitted());
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_is_taken_away_though_nobody_says_a_word() {
+    let router = Router::new().await;
+    let mut stream = router.attach(8).await;
+    let other = Slot {
+        token: Secret::new("another-token-0123456789"),
+        scope: "instance".to_owned(),
+        dry_run: false,
+        controller: Attached::new(),
+    };
+    router.tunnels.replace(HashMap::from([("c".into(), other)]));
+    let ended = within(stream.incoming.message()).await;
+    assert_eq!(ended.unwrap_err().code(), tonic::Code::PermissionDenied);
+    assert_eq!(router.controller.count(), 0);
 }

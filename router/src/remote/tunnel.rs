@@ -1,6 +1,5 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use jobgate_proto::admission::v1::{
     ControllerMessage, Draining, Hello, RouterMessage, Welcome,
     admission_tunnel_server::{AdmissionTunnel, AdmissionTunnelServer},
@@ -23,10 +22,12 @@ const MOST_ROOM: usize = 4096;
 /// The service that controllers attach to.
 #[derive(Clone)]
 pub(crate) struct Tunnels {
-    controllers: Arc<ArcSwap<HashMap<Arc<str>, Slot>>>,
+    controllers: Arc<watch::Sender<Slots>>,
     closing: watch::Receiver<bool>,
     late: OnLate,
 }
+
+type Slots = HashMap<Arc<str>, Slot>;
 
 /// Hears of every answer, by its controller, that no open question takes.
 type OnLate = Arc<dyn Fn(&Arc<str>) + Send + Sync>;
@@ -42,13 +43,13 @@ pub(crate) struct Slot {
 
 impl Tunnels {
     /// Streams end when `closing` says so; `late` hears of every answer that no open question takes.
-    pub(crate) fn new(slots: HashMap<Arc<str>, Slot>, closing: watch::Receiver<bool>, late: OnLate) -> Self {
-        Self { controllers: Arc::new(ArcSwap::from_pointee(slots)), closing, late }
+    pub(crate) fn new(slots: Slots, closing: watch::Receiver<bool>, late: OnLate) -> Self {
+        Self { controllers: Arc::new(watch::Sender::new(slots)), closing, late }
     }
 
-    /// The controllers that may attach are others from now on. Streams of those that may not any more end at their next word.
-    pub(crate) fn replace(&self, slots: HashMap<Arc<str>, Slot>) {
-        self.controllers.store(Arc::new(slots));
+    /// The controllers that may attach are others from now on. Streams of those that may not any more end.
+    pub(crate) fn replace(&self, slots: Slots) {
+        self.controllers.send_replace(slots);
     }
 
     /// The gRPC service, with its limits.
@@ -66,7 +67,7 @@ impl Tunnels {
         })?;
         // All are compared, so that the time says nothing about which one it was.
         let mut found = None;
-        for (name, slot) in self.controllers.load().iter() {
+        for (name, slot) in self.controllers.borrow().iter() {
             if slot.token.is(token) {
                 found = Some((name.clone(), slot.clone()));
             }
@@ -76,7 +77,7 @@ impl Tunnels {
 
     /// Whether this controller may still be attached.
     fn is_current(&self, name: &str, controller: &Arc<Attached>) -> bool {
-        self.controllers.load().get(name).is_some_and(|slot| Arc::ptr_eq(&slot.controller, controller))
+        self.controllers.borrow().get(name).is_some_and(|slot| Arc::ptr_eq(&slot.controller, controller))
     }
 }
 
@@ -116,8 +117,11 @@ impl AdmissionTunnel for Tunnels {
             .join(outgoing.clone(), room, version)
             .ok_or_else(|| Status::resource_exhausted(format!("controller `{name}` is attached too many times")))?;
         tracing::info!(controller = %name, version = %hello.version, "a controller attached");
+        // From here on it hears of changes; one that came before is seen at once.
+        let mut slots = self.controllers.subscribe();
+        slots.mark_changed();
         let attached = Stream { tunnels: self.clone(), name, controller: slot.controller, instance, outgoing };
-        tokio::spawn(attached.run(incoming));
+        tokio::spawn(attached.run(incoming, slots));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -141,7 +145,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn run(self, mut incoming: Streaming<ControllerMessage>) {
+    async fn run(self, mut incoming: Streaming<ControllerMessage>, mut slots: watch::Receiver<Slots>) {
         let mut closing = self.tunnels.closing.clone();
         let (mut open, mut draining) = (true, false);
         while open {
@@ -160,6 +164,7 @@ impl Stream {
                     Ok(None) | Err(_) => open = false,
                 },
                 () = self.outgoing.closed() => open = false,
+                Ok(()) = slots.changed() => open = self.is_current().await,
                 Ok(()) = closing.changed(), if !draining => {
                     draining = *closing.borrow();
                     if draining {
@@ -195,10 +200,16 @@ impl Stream {
                 return false;
             }
         }
-        if !self.tunnels.is_current(&self.name, &self.controller) {
-            let _ = self.outgoing.send(Err(Status::permission_denied("this controller may not attach any more"))).await;
-            return false;
-        }
         true
+    }
+
+    /// Whether this controller may still be attached; if not it is told, so that it can come back as what it is now.
+    async fn is_current(&self) -> bool {
+        if self.tunnels.is_current(&self.name, &self.controller) {
+            return true;
+        }
+        let changed = Status::permission_denied("this controller may not attach any more, or not with this token");
+        let _ = tokio::time::timeout(HELLO, self.outgoing.send(Err(changed))).await;
+        false
     }
 }

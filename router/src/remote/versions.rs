@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 /// A version that no answer named for so long is forgotten once another one comes.
 const MEMORY: Duration = Duration::from_secs(60);
+/// Versions known at once; a controller that names another one in every answer must not fill the memory.
+const MOST: usize = 16;
 
 /// The policy versions that a dialled controller named in its answers.
 ///
@@ -24,6 +26,11 @@ impl Versions {
             return None;
         }
         self.0.retain(|_, seen| now.saturating_duration_since(*seen) <= MEMORY);
+        while self.0.len() >= MOST
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, seen)| **seen).map(|(version, _)| version.clone())
+        {
+            self.0.remove(&oldest);
+        }
         self.0.insert(version.clone(), now);
         Some(self.0.keys().cloned().collect())
     }
@@ -32,6 +39,16 @@ impl Versions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_for_every_answer_fills_no_memory() {
+        let mut versions = Versions::default();
+        let now = Instant::now();
+        let known = (0..1000u64).filter_map(|n| {
+            versions.seen(&format!("v{n}").into(), now + Duration::from_millis(n)).map(|all| all.len())
+        });
+        assert_eq!(known.max(), Some(MOST));
+    }
 
     #[test]
     fn versions_side_by_side_do_not_flap() {
