@@ -84,6 +84,16 @@ fn commands_print_what_is_shown() {
 }
 
 #[test]
+fn the_demo_prints_what_is_shown() {
+    let demo = Command::new(env!("CARGO_BIN_EXE_jobgate")).arg("demo").output().unwrap();
+    let said = String::from_utf8(demo.stdout).unwrap();
+    assert!(demo.status.success(), "{said}");
+    for line in block("text").lines().filter(|line| *line != "…") {
+        assert!(said.lines().any(|other| other.trim_end() == line), "the demo does not print\n{line}\nbut\n{said}");
+    }
+}
+
+#[test]
 fn the_two_commands_are_those_that_ci_runs() {
     let ci = include_str!("../.ci/run");
     assert!(README.contains("\ncargo test --workspace "));
