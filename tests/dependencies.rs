@@ -76,3 +76,35 @@ fn each_package_states_a_rust_that_builds_it() {
     let readme = format!("Rust {}.{} or later", stated.0, stated.1);
     assert!(include_str!("../README.md").contains(&readme), "the README does not say {readme}");
 }
+
+#[test]
+fn the_packages_use_each_other_as_drawn() {
+    let page = include_str!("../docs/architecture.md");
+    let drawn: BTreeSet<(&str, &str)> = page.lines().filter_map(|line| line.trim().split_once(" --> ")).collect();
+    let metadata = metadata();
+    let short = |package: &Value| package["name"].as_str().unwrap().trim_start_matches("jobgate-").to_owned();
+    let members = list(&metadata, "workspace_members");
+    let mut used: BTreeSet<(String, String)> = BTreeSet::new();
+    for package in list(&metadata, "packages").iter().filter(|package| members.contains(&package["id"])) {
+        let ours = list(package, "dependencies").iter().filter(|other| other["path"].is_string());
+        used.extend(ours.filter(|other| other["kind"].is_null()).map(|other| (short(package), short(other))));
+    }
+    let leads = |from: &str, to: &str| {
+        let mut open = vec![from];
+        while let Some(at) = open.pop() {
+            if at == to {
+                return true;
+            }
+            open.extend(drawn.iter().filter(|(user, _)| *user == at).map(|(_, other)| *other));
+        }
+        false
+    };
+    for (user, other) in &drawn {
+        assert!(used.contains(&((*user).to_owned(), (*other).to_owned())), "{user} does not use {other}");
+    }
+    let apart = ["examples", "bench"];
+    for (user, other) in used.iter().filter(|(user, _)| !apart.contains(&user.as_str())) {
+        assert!(leads(user, other), "{user} uses {other}, which docs/architecture.md does not draw");
+    }
+    assert!(!leads("controllers", "router") && !leads("router", "controllers"));
+}
