@@ -446,6 +446,27 @@ fn an_old_lease_is_worth_nothing() {
 }
 
 #[test]
+fn an_old_lease_is_worth_nothing_to_the_runner_that_has_the_new_one() {
+    let mut world = World::new(chains(vec![]));
+    let job = world.admitted();
+    let session = world.attach(&any_runner("r"), 1, vec![]);
+    world.says(session, RunnerEvent::Credit(1));
+    let old = world.assigned()[0].2;
+    world.says(session, RunnerEvent::Refused(job.clone(), old, "busy".into()));
+    world.after(6);
+    world.says(session, RunnerEvent::Credit(1));
+    let new = world.assigned()[1].2;
+    assert!(new > old);
+    world.says(session, RunnerEvent::Started(job.clone(), old));
+    assert_eq!(world.state(&job), JobState::Assigned);
+    assert!(matches!(world.orders.last(), Some((_, RunnerOrder::Cancel(_, lease, _))) if *lease == old));
+    world.says(session, RunnerEvent::Finished(job.clone(), old, success()));
+    assert_eq!(world.state(&job), JobState::Assigned);
+    world.says(session, RunnerEvent::Started(job.clone(), new));
+    assert_eq!(world.state(&job), JobState::Running);
+}
+
+#[test]
 fn a_cancelled_job_is_stopped_where_it_runs() {
     let mut world = World::new(chains(vec![]));
     let job = world.admitted();

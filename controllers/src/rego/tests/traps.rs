@@ -85,8 +85,9 @@ async fn guarded_builtins_do_what_they_did() {
 }
 
 mod runaways {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
+    use futures_util::future::{Either, select};
     use jobgate_sdk::{AdmissionRequest, FailureCause, Question, Subject};
 
     use crate::rego::{
@@ -110,29 +111,27 @@ mod runaways {
     #[tokio::test]
     async fn a_loop_is_stopped_by_its_budget() {
         let policy = spin(50, 1);
-        let begun = Instant::now();
+        // Without the budget this would take longer than anybody waits for a test.
         let verdict = policy.decide(&on("spin")).await;
         assert!(failure(&verdict).contains("stopped at its budget of 50ms"), "{verdict:?}");
-        assert!(begun.elapsed() < Duration::from_secs(2));
         assert!(policy.decide(&on("main")).await.is_admitted());
         assert_eq!(policy.overdue(), 0);
     }
 
     #[tokio::test]
     async fn it_does_not_hurt_decisions_beside_it() {
-        let policy = spin(2000, 2);
+        let policy = spin(3_000, 2);
         let (spinning, quiet) = (on("spin"), on("main"));
-        let spinning = policy.decide(&spinning);
+        let spinning = std::pin::pin!(policy.decide(&spinning));
         let others = async {
             for _ in 0..20 {
                 assert!(policy.decide(&quiet).await.is_admitted());
             }
-            Instant::now()
         };
-        let begun = Instant::now();
-        let (verdict, done) = tokio::join!(spinning, others);
-        assert!(failure(&verdict).contains("budget"));
-        assert!(done - begun < Duration::from_millis(1500), "they waited for it");
+        match select(spinning, std::pin::pin!(others)).await {
+            Either::Left(_) => panic!("they waited for it"),
+            Either::Right(((), spinning)) => assert!(failure(&spinning.await).contains("budget")),
+        }
     }
 
     #[tokio::test]
@@ -140,10 +139,8 @@ mod runaways {
         let policy = spin(60_000, 1);
         let short = Question { time_left: Duration::from_millis(50), ..question() };
         let subject = on("spin").subject().clone();
-        let begun = Instant::now();
         let verdict = policy.decide(&AdmissionRequest::new(short.clone(), subject)).await;
         assert_eq!(verdict.failure().unwrap().cause(), FailureCause::NoTimeLeft);
-        assert!(begun.elapsed() < Duration::from_secs(2));
         // The only thread is still at it: the next one has no time either, and says so.
         let subject: Subject = on("main").subject().clone();
         let verdict = policy.decide(&AdmissionRequest::new(short, subject)).await;
@@ -162,11 +159,11 @@ mod runaways {
         let mut policy = "package jobgate\n\ndeny contains \"no\" if {\n\tinput.job.ref == \"stuck\"\n\ta0 := [input.job.ref]\n\tb0 := \
                           [input.job.ref]\n"
             .to_owned();
-        for n in 0..26 {
+        for n in 0..30 {
             policy.push_str(&format!("\ta{0} := [a{n}, a{n}]\n\tb{0} := [b{n}, b{n}]\n", n + 1));
         }
-        policy.push_str("\ta26 != b26\n}\n");
-        let options = RegoOptions { budget: Duration::from_millis(20), workers: 1, ..options() };
+        policy.push_str("\ta30 != b30\n}\n");
+        let options = RegoOptions { budget: Duration::from_millis(500), workers: 1, ..options() };
         let policy = RegoPolicy::load(&[file("stuck.rego", &policy)], None, &options).unwrap();
         let verdict = policy.decide(&on("stuck")).await;
         assert!(failure(&verdict).contains("its thread was given up"), "{verdict:?}");
