@@ -211,11 +211,11 @@ impl Entry {
         let (scope, expose) = (config.scope.to_string(), format!("{:?}", config.expose));
         let timeout = config.timeout.as_millis().to_string();
         let parts = [&*config.name, &scope, config.state.as_str(), on_failure, &kind, &expose, &timeout];
+        hash.update((self.versions.len() as u64).to_be_bytes());
         for part in parts.into_iter().chain(self.versions.iter().map(|version| &**version)) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        hash.update((self.versions.len() as u64).to_be_bytes());
     }
 }
 

@@ -96,7 +96,8 @@ impl Roster {
         Chains::new(entries.collect(), rules)
     }
 
-    /// Passes every new policy version on, from now on.
+    /// Passes the policy versions on: those that are known now, and every new one. Called again for the same controllers after
+    /// their chains were told, it makes up for a version that changed while that was on its way.
     pub(crate) fn follow(&self, events: &mpsc::Sender<Event>) {
         for member in &self.0 {
             member.follow(events);
@@ -193,10 +194,6 @@ impl Member {
     }
 
     fn follow(&self, events: &mpsc::Sender<Event>) {
-        let mut follower = self.follower.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if follower.is_some() {
-            return;
-        }
         let (controller, events) = (self.config.name.clone(), events.clone());
         let task = match &self.link {
             Link::Policy(status) => {
@@ -224,7 +221,8 @@ impl Member {
             }
             Link::Linked => return,
         };
-        *follower = Some(AbortOnDropHandle::new(task));
+        // The one before ends.
+        *self.follower.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(AbortOnDropHandle::new(task));
     }
 
     fn status(&self) -> ControllerStatus {
@@ -257,5 +255,54 @@ async fn pass_on(mut versions: watch::Receiver<BTreeSet<Arc<str>>>, controller: 
         if events.send(event).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Mutex};
+
+    use jobgate_sdk::{AdmissionRequest, Verdict};
+    use jobgate_yaml::Source;
+
+    use super::*;
+    use crate::policy::LoadedPolicy;
+
+    /// A policy whose version the test sets.
+    struct Versioned(Mutex<Option<watch::Receiver<PolicyStatus>>>);
+
+    impl PolicySource for Versioned {
+        fn load(&self, _: &PolicySpec<'_>) -> Result<LoadedPolicy, Faults> {
+            let controller = Arc::new(|_: AdmissionRequest| async { Verdict::admit() });
+            let status = self.0.lock().unwrap().take().unwrap();
+            Ok(LoadedPolicy { controller, status, warnings: Vec::new() })
+        }
+    }
+
+    async fn next(events: &mut mpsc::Receiver<Event>) -> (String, Option<bool>) {
+        match tokio::time::timeout(std::time::Duration::from_secs(9), events.recv()).await {
+            Ok(Some(Event::Versions { versions, reads_runner, .. })) => {
+                (versions.iter().next().unwrap().to_string(), reads_runner)
+            }
+            _ => panic!("expected a version"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_that_changed_while_a_reload_was_on_its_way_is_told_after_it() {
+        let status = |version: &str| PolicyStatus { version: version.into(), stale: false, reads_runner: true };
+        let (publish, known) = watch::channel(status("v1"));
+        let text = "controllers:\n  - { name: a, scope: instance, policy: p }\n";
+        let config = Config::parse(&Source::new("test", text), Path::new(".")).unwrap();
+        let source = Versioned(Mutex::new(Some(known)));
+        let roster = Roster::build(&config, &[], &source, &Roster::default()).unwrap();
+        let (events, mut told) = mpsc::channel(8);
+        roster.follow(&events);
+        assert_eq!(next(&mut told).await, ("v1".to_owned(), Some(true)));
+        let again = Roster::build(&config, &[], &source, &roster).unwrap();
+        publish.send_replace(status("v2"));
+        assert_eq!(next(&mut told).await.0, "v2", "before the chains of the reload, which still say v1");
+        again.follow(&events);
+        assert_eq!(next(&mut told).await.0, "v2", "and after them");
     }
 }

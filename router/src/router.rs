@@ -65,6 +65,8 @@ struct Shared {
     policies: Arc<dyn PolicySource>,
     linked: Vec<Linked>,
     current: Mutex<(Config, Roster)>,
+    /// One reload at a time: each is built upon the one before.
+    turn: tokio::sync::Mutex<()>,
     events: tokio::sync::mpsc::Sender<Event>,
     tunnels: Tunnels,
     auth: Auth,
@@ -176,6 +178,7 @@ impl Router {
             policies,
             linked,
             current: Mutex::new((config, roster)),
+            turn: tokio::sync::Mutex::default(),
             events: running.events.clone(),
             tunnels,
             auth: server.auth(),
@@ -268,6 +271,7 @@ impl Reloader {
     /// All faults of its policies; the old configuration stays.
     pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, Faults> {
         let shared = &self.0;
+        let _turn = shared.turn.lock().await;
         let (before, old) = shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let roster = Roster::build(&config, &shared.linked, &*shared.policies, &old)?;
         if let Err(error) = shared.auth.replace(&config) {
@@ -279,9 +283,10 @@ impl Reloader {
             runners: core::Runners::of(&config),
             admission_ttl: config.admission_ttl,
         };
-        roster.follow(&shared.events);
         // A task that is gone has no use for it.
         let _ = shared.events.send(event).await;
+        // After it: what changed since the chains were made is told again.
+        roster.follow(&shared.events);
         let fixed = [
             ("listen", before.listen != config.listen),
             ("tls", before.tls != config.tls),

@@ -114,6 +114,13 @@ fn read_dial(
             Some(url)
         })
         .collect();
+    if let (Some(tls), Some(Some(url))) =
+        (tls, urls.iter().find(|url| url.as_ref().is_some_and(|url| url.starts_with("http://"))))
+    {
+        let message = format!("`tls` is of no use with `{url}`");
+        reader.fault_with_help(tls.place, message, "use `https://`, or remove `tls`");
+        return None;
+    }
     let token = token_file.map(|node| loader.secret_file(node));
     let (ca, identity, server_name) = tls.map_or(Some((None, None, None)), |node| read_client_tls(loader, node))?;
     Some(Dial {
@@ -140,7 +147,13 @@ fn read_client_tls(loader: &Loader<'_, '_>, node: &Node) -> Option<ClientTls> {
     let server_name = server_name.map_or(Some(None), |name| name.map(|name| Some(name.to_owned())))?;
     let identity = match (cert, key) {
         (None, None) => None,
-        (Some(cert), Some(key)) => Some((cert?, Secret::new(String::from_utf8(key?).ok()?))),
+        (Some(cert), Some(key)) => {
+            let Ok(key) = String::from_utf8(key?) else {
+                reader.fault(place, "`key` is not a PEM file");
+                return None;
+            };
+            Some((cert?, Secret::new(key)))
+        }
         _ => {
             reader.fault(place, "`cert` and `key` go together");
             return None;

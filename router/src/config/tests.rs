@@ -161,6 +161,11 @@ fn a_controller_beyond_loopback_needs_tls_or_to_be_told() {
     {
         folder.faults(&with(&format!("grpc: \"{tricky}\"")));
     }
+    let clear = with("grpc: \"http://127.0.0.1:1\", tls: { ca: ca.pem }");
+    assert!(folder.faults(&clear).contains("`tls` is of no use with `http://127.0.0.1:1`"));
+    fs::write(folder.0.path().join("der.key"), [0x30, 0x82, 0xff]).unwrap();
+    let der = with("grpc: \"https://a.example\", tls: { cert: ca.pem, key: der.key }");
+    assert!(folder.faults(&der).contains("`key` is not a PEM file"));
     assert!(folder.faults(&with("policy: p, tls: {}")).contains("`tls` belongs to `grpc`"));
 }
 

@@ -1,14 +1,13 @@
 //! The one task that owns jobs, runners and decisions: takes what is waiting, applies it to the state machine, commits, and
 //! only then lets anything leave.
 
+mod asking;
 mod history;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    panic::AssertUnwindSafe,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,9 +15,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use jiff::Timestamp;
-use jobgate_sdk::Runner;
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, watch},
     time::Instant,
@@ -27,8 +24,8 @@ use tokio_util::task::TaskTracker;
 
 use self::history::History;
 use crate::{
-    admission::{Admission, Conclusion, LateVerdict, Observer},
-    chain::{Chains, Part},
+    admission::{LateVerdict, Observer},
+    chain::Chains,
     config::{Config, RunnerConfig},
     decision::Decision,
     handle::{Command, CoreError, Handle, Reply, RunnerOrder, RunnerStatus, Session},
@@ -43,8 +40,6 @@ const INBOX: usize = 4096;
 const STEP: usize = 1024;
 /// Admissions that begin at once.
 const ADMISSIONS: usize = 1024;
-/// An admission that takes longer makes room for another one: slow controllers hold up their own jobs only.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// Orders a runner's stream may lag behind, beyond one for each of its slots.
 const ORDERS: usize = 64;
 /// Pause before a failed commit is tried again.
@@ -112,7 +107,7 @@ struct Core {
     open: TaskTracker,
     store_ok: watch::Sender<bool>,
     began: Instant,
-    /// No new questions are asked, and no jobs are taken.
+    /// No new questions are asked.
     draining: Arc<AtomicBool>,
     /// What this step has to write, and what leaves once it is written.
     pending: Pending,
@@ -229,9 +224,6 @@ impl Core {
             return;
         };
         match command {
-            Command::Submit(_, _, reply) if self.draining.load(Ordering::Relaxed) => {
-                self.reply(reply, Err(CoreError::Closing));
-            }
             Command::Submit(jobs, key, reply) => {
                 let result = match key.as_ref().and_then(|key| self.history.repeated(key, now.tick)) {
                     Some(Err(error)) => Err(error),
@@ -437,86 +429,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    /// Begins an admission in a task of its own.
-    fn ask(&self, id: &JobId, admission: Arc<str>, runner: Option<Arc<Runner>>) {
-        if self.draining.load(Ordering::Relaxed) {
-            return;
-        }
-        // A job that was finished meanwhile is not asked about.
-        let Some(job) = self.scheduler.job(id).filter(|_| self.scheduler.awaits(id, &admission)) else { return };
-        let Some(events) = self.events.upgrade() else { return };
-        let asks_about_runner = runner.is_some();
-        let part = runner.as_ref().map_or(Part::Arrival, |runner| Part::Runner(&runner.name));
-        let chain = self.scheduler.chains().chain(&job.new.project, part);
-        let version = chain.version.clone();
-        let project: Arc<str> = job.new.project.as_str().into();
-        let view = match &job.new.view {
-            Ok(view) => view.clone(),
-            Err(rejection) => {
-                let decision = Decision::without_questions(id, &admission, &project, &version, rejection);
-                let decided = Decided {
-                    job: id.clone(),
-                    admission,
-                    conclusion: Conclusion::Rejected,
-                    version,
-                    cause: decision.cause,
-                    reason: decision.reason.clone(),
-                };
-                tokio::spawn(async move { events.send(Event::Decided(decided, Box::new(decision))).await });
-                return;
-            }
-        };
-        chain.count(job.admissions == 1 || asks_about_runner);
-        let (late, mut late_verdicts) = mpsc::channel(16);
-        let asking = Admission {
-            id: admission.clone(),
-            job: id.clone(),
-            project,
-            view,
-            runner,
-            chain,
-            observer: self.observer.clone(),
-            late,
-        };
-        let broken = {
-            let runner = asking.runner.as_ref().map(|runner| Arc::from(runner.name.as_str()));
-            Decision::broken(id, &admission, &asking.project, runner, &version)
-        };
-        let (id, permits, draining) = (id.clone(), self.admissions.clone(), self.draining.clone());
-        let open = self.open.token();
-        tokio::spawn(async move {
-            // The semaphore is never closed.
-            let Ok(permit) = permits.acquire().await else { return };
-            // What waited until now is not begun while the router shuts down.
-            if draining.load(Ordering::Relaxed) {
-                return;
-            }
-            let mut asked = pin!(AssertUnwindSafe(asking.run()).catch_unwind());
-            let soon = tokio::time::timeout(PATIENCE, &mut asked).await;
-            drop(permit);
-            let asked = match soon {
-                Ok(asked) => asked,
-                Err(_) => asked.await,
-            };
-            // Every admission ends, whatever breaks in it.
-            let (conclusion, decision) = asked.unwrap_or((Conclusion::Rejected, broken));
-            let decided = Decided {
-                job: id,
-                admission,
-                conclusion,
-                version,
-                cause: decision.cause,
-                reason: decision.reason.clone(),
-            };
-            // A closed inbox means that the router is gone.
-            let _ = events.send(Event::Decided(decided, Box::new(decision))).await;
-            drop(open);
-            while let Some(verdict) = late_verdicts.recv().await {
-                let _ = events.send(Event::Late(verdict)).await;
-            }
-        });
     }
 }
 

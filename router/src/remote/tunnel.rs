@@ -203,12 +203,13 @@ impl Stream {
         true
     }
 
-    /// Whether this controller may still be attached; if not it is told, so that it can come back as what it is now.
+    /// Whether this controller may still be attached; if not it is told to come back as what it is now.
     async fn is_current(&self) -> bool {
         if self.tunnels.is_current(&self.name, &self.controller) {
             return true;
         }
-        let changed = Status::permission_denied("this controller may not attach any more, or not with this token");
+        // Not a refusal: that comes, with its reason, when it attaches again and may not.
+        let changed = Status::unavailable("the configuration of this controller changed; attach again");
         let _ = tokio::time::timeout(HELLO, self.outgoing.send(Err(changed))).await;
         false
     }

@@ -3,6 +3,7 @@
 
 mod job;
 mod leases;
+mod look;
 mod matching;
 mod session;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use crate::{
     chain::{ChainVersion, Chains, Part},
     config::RunnerConfig,
     decision::Cause,
-    handle::{CoreError, JobFilter, JobPage, QueueStatus, RunnerOrder, RunnerStatus, Session, SystemStatus},
+    handle::{CoreError, RunnerOrder, Session},
     job::{JobId, JobRecord, JobState, Lease, NewJob},
     path::ProjectPath,
 };
@@ -459,71 +460,5 @@ impl Scheduler {
     /// Version of a project's chain.
     fn version(&self, project: &ProjectPath, part: Part<'_>) -> ChainVersion {
         self.versions.of(&self.chains, project, part)
-    }
-}
-
-/// Looking at it.
-impl Scheduler {
-    pub(crate) fn job(&self, id: &JobId) -> Option<&Job> {
-        self.jobs.get(id)
-    }
-
-    pub(crate) fn list(&self, filter: &JobFilter) -> JobPage {
-        let upper = match &filter.before {
-            Some(before) => std::ops::Bound::Excluded(before.clone()),
-            None => std::ops::Bound::Unbounded,
-        };
-        let range = self.jobs.range((std::ops::Bound::Unbounded, upper));
-        let mut found = range.rev().map(|(_, job)| &job.record).filter(|record| {
-            (filter.states.is_empty() || filter.states.contains(&record.state))
-                && filter.project.as_ref().is_none_or(|project| *project == record.project)
-        });
-        let jobs: Vec<_> = found.by_ref().take(filter.limit).cloned().collect();
-        let next = found.next().and(jobs.last()).map(|record| record.id.clone());
-        JobPage { jobs, next }
-    }
-
-    pub(crate) fn queue(&self, now: Now) -> QueueStatus {
-        let mut status = QueueStatus { jobs: self.counts.clone(), ..QueueStatus::default() };
-        status.jobs.retain(|_, count| *count > 0);
-        status.oldest_wait_seconds = self
-            .waiting
-            .since()
-            .map(|since| now.wall.duration_since(since).as_secs())
-            .map(|seconds| u64::try_from(seconds).unwrap_or_default());
-        status.free_slots = self.sessions.values().map(|session| u64::from(session.free(now))).sum();
-        status
-    }
-
-    /// The runners that are attached, by name; the configuration knows the others.
-    pub(crate) fn runners(&self, now: Now) -> Vec<RunnerStatus> {
-        let mut runners: BTreeMap<Arc<str>, RunnerStatus> = BTreeMap::new();
-        for session in self.sessions.values() {
-            let config = &session.config;
-            let status = runners.entry(config.name.clone()).or_insert_with(|| RunnerStatus {
-                name: config.name.clone(),
-                kind: config.owner.kind_name(),
-                owner: config.owner.path().map(str::to_owned),
-                tags: config.tags.clone(),
-                state: "draining",
-                systems: Vec::new(),
-            });
-            if !session.draining && now.tick.saturating_sub(session.heard) <= HEALTHY {
-                status.state = "online";
-            }
-            status.systems.push(SystemStatus {
-                system_id: session.system.to_string(),
-                version: session.facts.version.clone(),
-                capacity: session.capacity,
-                credits: session.credits,
-                running: session.jobs.len(),
-            });
-        }
-        runners.into_values().collect()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
     }
 }
