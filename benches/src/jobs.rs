@@ -223,7 +223,7 @@ pub(crate) async fn delivery(effort: Effort) -> Result<Vec<Row>> {
         let pushed = stream.bytes.turn(&document, 1, count).await?;
         let decided = 3.0 * decisions(&policy, &question, count).await?.p50;
         let p50 = there_and_back.p50 + pushed.p50 + decided;
-        let floor = Sample { p50, rate: 1e6 / p50 };
+        let floor = Sample { p50, rate: 1e6 / p50, cpu: 0.0 };
         let ours = deliveries(&mut many, &document, count).await?;
         let alone = deliveries(&mut one, &document, count).await?;
         if round > 0 {

@@ -38,14 +38,45 @@ pub(crate) struct Sample {
     pub(crate) p50: f64,
     /// Calls in a second.
     pub(crate) rate: f64,
+    /// What a call took of the processors, in µs, on both sides; 0 where it was not looked at.
+    pub(crate) cpu: f64,
 }
 
 impl Sample {
     pub(crate) fn of(times: &mut [Duration], took: Duration) -> Self {
         times.sort_unstable();
         let p50 = times.get(times.len() / 2).copied().unwrap_or_default();
-        Self { p50: micros(p50), rate: times.len() as f64 / took.as_secs_f64() }
+        Self { p50: micros(p50), rate: times.len() as f64 / took.as_secs_f64(), cpu: 0.0 }
     }
+}
+
+/// Time of processors that this process and another one have used: it says what work costs also on a machine that has other
+/// things to do.
+pub(crate) struct Cpu {
+    other: u32,
+    before: f64,
+}
+
+impl Cpu {
+    pub(crate) fn watch(other: u32) -> Self {
+        Self { other, before: used("self") + used(&other.to_string()) }
+    }
+
+    /// Adds to a sample what each of its calls used since [`Cpu::watch`].
+    pub(crate) fn add(self, sample: &mut Sample, calls: usize) {
+        let now = used("self") + used(&self.other.to_string());
+        sample.cpu = (now - self.before) / calls as f64;
+    }
+}
+
+/// In µs, over all threads of a process.
+fn used(process: &str) -> f64 {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let of = |thread: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<f64>().ok()
+    };
+    threads.filter_map(of).sum::<f64>() / 1e3
 }
 
 /// Calls `call` so often, so many at once; each new one begins when an old one ends.
@@ -83,15 +114,17 @@ pub(crate) struct Compared {
     pub(crate) ours: Sample,
     pub(crate) p50_ratio: f64,
     pub(crate) rate_ratio: f64,
+    pub(crate) cpu_ratio: f64,
 }
 
 pub(crate) fn compare(pairs: &[(Sample, Sample)]) -> Compared {
     let of = |value: &dyn Fn(&(Sample, Sample)) -> f64| median(pairs.iter().map(value));
     Compared {
-        floor: Sample { p50: of(&|pair| pair.0.p50), rate: of(&|pair| pair.0.rate) },
-        ours: Sample { p50: of(&|pair| pair.1.p50), rate: of(&|pair| pair.1.rate) },
+        floor: Sample { p50: of(&|pair| pair.0.p50), rate: of(&|pair| pair.0.rate), cpu: of(&|pair| pair.0.cpu) },
+        ours: Sample { p50: of(&|pair| pair.1.p50), rate: of(&|pair| pair.1.rate), cpu: of(&|pair| pair.1.cpu) },
         p50_ratio: of(&|pair| pair.1.p50 / pair.0.p50),
         rate_ratio: of(&|pair| pair.1.rate / pair.0.rate),
+        cpu_ratio: of(&|pair| pair.1.cpu / pair.0.cpu),
     }
 }
 

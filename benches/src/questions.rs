@@ -14,7 +14,7 @@ use crate::{
     child::{self, Server},
     echo::{self, ANSWER_BYTES, Bare, EchoClient, Payload},
     fixtures,
-    measure::{Compared, Effort, Sample, closed_loop, compare},
+    measure::{Compared, Cpu, Effort, Sample, closed_loop, compare},
     table::Row,
 };
 
@@ -57,18 +57,24 @@ pub(crate) async fn dialled(effort: Effort) -> Result<Vec<Row>> {
         let calls = effort.calls(if in_flight == 1 { 2_000 } else { 8_000 });
         let (mut to_messages, mut to_bytes) = (Vec::new(), Vec::new());
         for round in 0..=effort.rounds() {
-            let bytes = closed_loop(in_flight, calls, async |_| {
+            let cpu = Cpu::watch(floor.id());
+            let mut bytes = closed_loop(in_flight, calls, async |_| {
                 let payload = Payload { number: ANSWER_BYTES as u64, body: body.clone() };
                 channel.clone().unary(payload).await?;
                 Ok(())
             })
             .await?;
-            let ours = ask(&*asked, &question, in_flight, calls).await?;
-            let messages = closed_loop(in_flight, calls, async |number| {
+            cpu.add(&mut bytes, calls);
+            let cpu = Cpu::watch(controller.id());
+            let mut ours = ask(&*asked, &question, in_flight, calls).await?;
+            cpu.add(&mut ours, calls);
+            let cpu = Cpu::watch(floor.id());
+            let mut messages = closed_loop(in_flight, calls, async |number| {
                 typed.clone().admit(AdmitRequest { id: fixtures::id(number), ..wire.clone() }).await?;
                 Ok(())
             })
             .await?;
+            cpu.add(&mut messages, calls);
             // The first turn warms up.
             if round > 0 {
                 to_messages.push((messages, ours));
@@ -81,7 +87,7 @@ pub(crate) async fn dialled(effort: Effort) -> Result<Vec<Row>> {
 }
 
 pub(crate) async fn attached(effort: Effort) -> Result<Vec<Row>> {
-    let (mut floor, _dialler) = Bare::open().await?;
+    let (mut floor, dialler) = Bare::open().await?;
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("asked.token"), TOKEN)?;
     let router = router(folder.path(), "{ name: asked, scope: instance, attach: { token_file: asked.token } }").await?;
@@ -89,7 +95,7 @@ pub(crate) async fn attached(effort: Effort) -> Result<Vec<Row>> {
     let url = format!("http://{}", router.local_addr());
     let _router = tokio::spawn(router.serve(std::future::pending()));
     let start = move || Server::start("controller-attach", &[&url]);
-    let _controller = tokio::task::spawn_blocking(start).await??;
+    let controller = tokio::task::spawn_blocking(start).await??;
     let question = fixtures::question();
     until_attached(&*asked, &question).await?;
 
@@ -100,9 +106,15 @@ pub(crate) async fn attached(effort: Effort) -> Result<Vec<Row>> {
         let calls = effort.calls(if in_flight == 1 { 3_000 } else { 20_000 });
         let (mut to_messages, mut to_bytes) = (Vec::new(), Vec::new());
         for round in 0..=effort.rounds() {
-            let bytes = floor.bytes.turn(&body, in_flight, calls).await?;
-            let ours = ask(&*asked, &question, in_flight, calls).await?;
-            let messages = floor.messages.turn(&wire, in_flight, calls).await?;
+            let cpu = Cpu::watch(dialler.id());
+            let mut bytes = floor.bytes.turn(&body, in_flight, calls).await?;
+            cpu.add(&mut bytes, calls);
+            let cpu = Cpu::watch(controller.id());
+            let mut ours = ask(&*asked, &question, in_flight, calls).await?;
+            cpu.add(&mut ours, calls);
+            let cpu = Cpu::watch(dialler.id());
+            let mut messages = floor.messages.turn(&wire, in_flight, calls).await?;
+            cpu.add(&mut messages, calls);
             if round > 0 {
                 to_messages.push((messages, ours));
                 to_bytes.push((bytes, ours));
@@ -122,12 +134,13 @@ async fn ask(asked: &dyn Controller, question: &AdmissionRequest, in_flight: usi
 }
 
 fn lines(how: &str, in_flight: usize, messages: &Compared, bytes: &Compared) -> Vec<Row> {
-    let Compared { floor, ours, p50_ratio, rate_ratio } = *messages;
+    let Compared { floor, ours, p50_ratio, rate_ratio, cpu_ratio } = *messages;
     let row = |what: &str| format!("question to a controller, {how}, {in_flight} in flight: {what}");
     let to_bytes = |what| format!("{} to an echo of opaque bytes", row(what));
     vec![
         Row::at_most(row("p50"), floor.p50, ours.p50, p50_ratio, 1.3),
         Row::at_least(row("rate"), floor.rate, ours.rate, rate_ratio, 0.75),
+        Row::at_most(row("processor time of both sides"), floor.cpu, ours.cpu, cpu_ratio, 1.3).beside(),
         Row::at_most(to_bytes("p50"), bytes.floor.p50, bytes.ours.p50, bytes.p50_ratio, 1.3).beside(),
         Row::at_least(to_bytes("rate"), bytes.floor.rate, bytes.ours.rate, bytes.rate_ratio, 0.75).beside(),
     ]
