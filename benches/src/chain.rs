@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::{
     Result, fixtures,
     measure::{Effort, Sample, compare, median},
-    policies::{decisions, mean, policy},
+    policies::{decisions, policy},
     table::Row,
 };
 
@@ -76,9 +76,7 @@ pub(crate) async fn rows(effort: Effort) -> Result<Vec<Row>> {
             committed.recv().await.ok_or("the router ended")?;
             times.push(sent.elapsed());
         }
-        let mut chain = Sample::of(&mut times, begun.elapsed());
-        chain.p50 = mean(begun, count).p50;
-        pairs.push((alone, chain));
+        pairs.push((alone, Sample::of(&mut times, begun.elapsed())));
     }
     let decided = handle.queue().await?;
     if decided.jobs.get("rejected").is_some_and(|rejected| *rejected > 0) {

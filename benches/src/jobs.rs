@@ -94,20 +94,23 @@ tokens:
         Ok(Self { jobs, runner, router, _folder: folder })
     }
 
-    /// Submits one job; gives the time until the runner has it. The runner then finishes it.
-    async fn deliver(&mut self, document: &Bytes) -> Result<Duration> {
+    /// Submits one job; gives the time until the submission is answered, and until the runner has it. The runner then finishes it.
+    async fn deliver(&mut self, document: &Bytes) -> Result<(Duration, Duration)> {
         let Self { jobs, runner, .. } = self;
         let sent = Instant::now();
         let delivered = async {
             let assigned = runner.next().await?;
             Ok::<_, crate::Error>((assigned, sent.elapsed()))
         };
-        let (submitted, delivered) = tokio::join!(submit(jobs.clone(), document.clone()), delivered);
-        submitted?;
-        let (assigned, took) = delivered?;
+        let submitting = async {
+            submit(jobs.clone(), document.clone()).await?;
+            Ok::<_, crate::Error>(sent.elapsed())
+        };
+        let (submitted, delivered) = tokio::join!(submitting, delivered);
+        let (answered, (assigned, took)) = (submitted?, delivered?);
         runner.finish(assigned).await?;
         runner.recorded().await?;
-        Ok(took)
+        Ok((answered, took))
     }
 
     /// So many jobs from the first submission to the last result; gives jobs per second.
@@ -212,7 +215,7 @@ pub(crate) async fn delivery(effort: Effort) -> Result<Vec<Row>> {
     let (document, question) = (fixtures::document(), fixtures::question());
 
     let count = effort.calls(1000);
-    let (mut pairs, mut one_thread) = (Vec::new(), Vec::new());
+    let (mut pairs, mut answered, mut one_thread) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=effort.rounds() {
         let there_and_back = closed_loop(1, count, async |_| {
             let payload = Payload { number: SUBMITTED_BYTES, body: document.clone() };
@@ -227,8 +230,9 @@ pub(crate) async fn delivery(effort: Effort) -> Result<Vec<Row>> {
         let ours = deliveries(&mut many, &document, count).await?;
         let alone = deliveries(&mut one, &document, count).await?;
         if round > 0 {
-            pairs.push((floor, ours));
-            one_thread.push((floor, alone));
+            pairs.push((floor, ours.1));
+            answered.push((there_and_back, ours.0));
+            one_thread.push((floor, alone.1));
         }
     }
     let row = |what: &str, pairs: &[_]| {
@@ -236,16 +240,28 @@ pub(crate) async fn delivery(effort: Effort) -> Result<Vec<Row>> {
         let what = format!("from submitting to the runner having the job, three YAML policies: p50{what}");
         Row::at_most(what, compared.floor.p50, compared.ours.p50, compared.p50_ratio, 1.5)
     };
-    Ok(vec![row("", &pairs), row(", router with one thread", &one_thread).beside()])
+    let answers = compare(&answered);
+    let answered = Row::at_most(
+        "of which until the submission is answered, to an echo",
+        answers.floor.p50,
+        answers.ours.p50,
+        answers.p50_ratio,
+        1.5,
+    );
+    Ok(vec![row("", &pairs), answered.beside(), row(", router with one thread", &one_thread).beside()])
 }
 
-async fn deliveries(site: &mut Site, document: &Bytes, count: usize) -> Result<Sample> {
+/// Times until submissions are answered, and until the runner has the job.
+async fn deliveries(site: &mut Site, document: &Bytes, count: usize) -> Result<(Sample, Sample)> {
     let begun = Instant::now();
-    let mut times = Vec::with_capacity(count);
+    let (mut answers, mut times) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for _ in 0..count {
-        times.push(site.deliver(document).await?);
+        let (answered, took) = site.deliver(document).await?;
+        answers.push(answered);
+        times.push(took);
     }
-    Ok(Sample::of(&mut times, begun.elapsed()))
+    let all = begun.elapsed();
+    Ok((Sample::of(&mut answers, all), Sample::of(&mut times, all)))
 }
 
 pub(crate) async fn jobs(effort: Effort) -> Result<Vec<Row>> {

@@ -93,7 +93,7 @@ fn turn(count: usize, mut work: impl FnMut() -> Result<()>) -> Result<Sample> {
     Ok(mean(begun, count))
 }
 
-pub(crate) fn mean(begun: Instant, count: usize) -> Sample {
+fn mean(begun: Instant, count: usize) -> Sample {
     let each = micros(begun.elapsed()) / count as f64;
     Sample { p50: each, rate: 1e6 / each, cpu: 0.0 }
 }

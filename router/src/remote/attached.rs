@@ -7,10 +7,12 @@ use std::{
     },
 };
 
-use jobgate_proto::admission::v1::{AdmitRequest, AdmitResponse, RouterMessage, Withdrawn, router_message::Message};
+use jobgate_proto::admission::v1::{AdmitResponse, Withdrawn, router_message::Message};
 use jobgate_sdk::{AdmissionRequest, Controller, FailureCause, Verdict, async_trait};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tonic::Status;
+
+use super::word::{Question, Word};
 
 /// Most instances of one controller.
 pub(crate) const MOST_INSTANCES: usize = 64;
@@ -27,7 +29,7 @@ pub(crate) struct Attached {
 }
 
 /// What goes out on a stream; an error ends it.
-pub(crate) type Outgoing = Result<RouterMessage, Status>;
+pub(super) type Outgoing = Result<Word, Status>;
 
 /// One attached stream.
 pub(crate) struct Instance {
@@ -89,7 +91,7 @@ impl Attached {
     }
 
     /// A stream begins; `None` when there are too many.
-    pub(crate) fn join(
+    pub(super) fn join(
         &self,
         outgoing: mpsc::Sender<Outgoing>,
         room: usize,
@@ -265,12 +267,12 @@ impl Open {
 
 impl Open {
     async fn ask(self, mut answer: oneshot::Receiver<AdmitResponse>, request: &AdmissionRequest) -> Asked {
-        let message = RouterMessage { message: Some(Message::Request(AdmitRequest::from(request))) };
+        let question = Question::new(request, request.time_left());
         tokio::select! {
             // An instance that goes away answers nothing, even while its stream takes nothing.
             biased;
             answered = &mut answer => return answered.map_or(Asked::Gone, Asked::Answered),
-            sent = self.instance.outgoing.send(Ok(message)) => if sent.is_err() { return Asked::Gone },
+            sent = self.instance.outgoing.send(Ok(Word::Ask(question))) => if sent.is_err() { return Asked::Gone },
         }
         answer.await.map_or(Asked::Gone, Asked::Answered)
     }
@@ -285,7 +287,7 @@ impl Drop for Open {
         if unanswered {
             let withdrawn = Withdrawn { id: self.id.to_string() };
             // A stream that is full or gone learns it by the time limit of the question.
-            let _ = self.instance.outgoing.try_send(Ok(RouterMessage { message: Some(Message::Withdrawn(withdrawn)) }));
+            let _ = self.instance.outgoing.try_send(Ok(Word::Say(Message::Withdrawn(withdrawn))));
         }
     }
 }

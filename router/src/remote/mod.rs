@@ -6,6 +6,7 @@ mod dialled;
 mod tests;
 mod tunnel;
 mod versions;
+mod word;
 
 pub(crate) use attached::Attached;
 pub(crate) use dialled::Dialled;

@@ -1,15 +1,30 @@
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use futures_util::FutureExt;
 use jobgate_proto::admission::v1::{
-    ControllerMessage, Draining, Hello, RouterMessage, Welcome,
-    admission_tunnel_server::{AdmissionTunnel, AdmissionTunnelServer},
-    controller_message, router_message,
+    ControllerMessage, Draining, Hello, Welcome, admission_tunnel_server::SERVICE_NAME, controller_message,
+    router_message,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codegen::{Body as HttpBody, BoxFuture, Service, StdError},
+    server::{Grpc, NamedService, StreamingService},
+};
 
-use super::{Attached, LARGEST_ANSWER, LARGEST_QUESTION, attached::Instance};
+use super::{
+    Attached, LARGEST_ANSWER, LARGEST_QUESTION,
+    attached::{Instance, Outgoing},
+    word::{Word, WordCodec},
+};
 use crate::config::Secret;
 
 /// Time for the first message of a stream.
@@ -18,6 +33,8 @@ const HELLO: Duration = Duration::from_secs(10);
 const ROOM: usize = 64;
 /// Most open questions at one instance.
 const MOST_ROOM: usize = 4096;
+/// Messages of a stream that are taken in without looking at anything else.
+const BURST: usize = 64;
 
 /// The service that controllers attach to.
 #[derive(Clone)]
@@ -53,10 +70,8 @@ impl Tunnels {
     }
 
     /// The gRPC service, with its limits.
-    pub(crate) fn service(self) -> AdmissionTunnelServer<Self> {
-        AdmissionTunnelServer::new(self)
-            .max_decoding_message_size(LARGEST_ANSWER)
-            .max_encoding_message_size(LARGEST_QUESTION)
+    pub(crate) fn service(self) -> TunnelService {
+        TunnelService(self)
     }
 
     /// The controller this token belongs to.
@@ -81,14 +96,59 @@ impl Tunnels {
     }
 }
 
-#[tonic::async_trait]
-impl AdmissionTunnel for Tunnels {
-    type AttachStream = ReceiverStream<Result<RouterMessage, Status>>;
+/// `jobgate.admission.v1.AdmissionTunnel`, as generated code would serve it, but with words that copy nothing.
+#[derive(Clone)]
+pub(crate) struct TunnelService(Tunnels);
 
+impl NamedService for TunnelService {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl<B> Service<http::Request<B>> for TunnelService
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let attach = Attach(self.0.clone());
+        Box::pin(async move {
+            if request.uri().path() != "/jobgate.admission.v1.AdmissionTunnel/Attach" {
+                return Ok(Status::unimplemented("AdmissionTunnel has no such method").into_http());
+            }
+            let mut grpc = Grpc::new(WordCodec)
+                .max_decoding_message_size(LARGEST_ANSWER)
+                .max_encoding_message_size(LARGEST_QUESTION);
+            Ok(grpc.streaming(attach, request).await)
+        })
+    }
+}
+
+struct Attach(Tunnels);
+
+impl StreamingService<ControllerMessage> for Attach {
+    type Response = Word;
+    type ResponseStream = ReceiverStream<Outgoing>;
+    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
+
+    fn call(&mut self, request: Request<Streaming<ControllerMessage>>) -> Self::Future {
+        let tunnels = self.0.clone();
+        Box::pin(async move { tunnels.attach(request).await })
+    }
+}
+
+impl Tunnels {
     async fn attach(
         &self,
         request: Request<Streaming<ControllerMessage>>,
-    ) -> Result<Response<Self::AttachStream>, Status> {
+    ) -> Result<Response<ReceiverStream<Outgoing>>, Status> {
         let (name, slot) = self.owner(&request)?;
         if *self.closing.borrow() {
             return Err(Status::unavailable("the router is shutting down"));
@@ -110,7 +170,7 @@ impl AdmissionTunnel for Tunnels {
             dry_run: slot.dry_run,
         };
         // Goes out first: the instance is asked nothing before it has joined.
-        let _ = outgoing.try_send(Ok(RouterMessage { message: Some(router_message::Message::Welcome(welcome)) }));
+        let _ = outgoing.try_send(Ok(Word::Say(router_message::Message::Welcome(welcome))));
         let version = Some(hello.policy_version).filter(|version| !version.is_empty()).map(Arc::from);
         let instance = slot
             .controller
@@ -141,7 +201,7 @@ struct Stream {
     name: Arc<str>,
     controller: Arc<Attached>,
     instance: Arc<Instance>,
-    outgoing: mpsc::Sender<Result<RouterMessage, Status>>,
+    outgoing: mpsc::Sender<Outgoing>,
 }
 
 impl Stream {
@@ -156,27 +216,40 @@ impl Stream {
             }
             tokio::select! {
                 () = ended, if draining => {}
-                message = incoming.message() => match message {
-                    Ok(Some(ControllerMessage { message: Some(message) })) => {
-                        open = self.hear(message, &mut draining).await;
+                message = incoming.message() => {
+                    open = self.take(message, &mut draining).await;
+                    // What came along with it needs no other look around.
+                    for _ in 0..BURST {
+                        if !open {
+                            break;
+                        }
+                        let Some(message) = incoming.message().now_or_never() else { break };
+                        open = self.take(message, &mut draining).await;
                     }
-                    Ok(Some(ControllerMessage { message: None })) => {}
-                    Ok(None) | Err(_) => open = false,
-                },
+                }
                 () = self.outgoing.closed() => open = false,
                 Ok(()) = slots.changed() => open = self.is_current().await,
                 Ok(()) = closing.changed(), if !draining => {
                     draining = *closing.borrow();
                     if draining {
                         self.instance.drain();
-                        let message = RouterMessage { message: Some(router_message::Message::Draining(Draining {})) };
-                        open = self.outgoing.send(Ok(message)).await.is_ok();
+                        let word = Word::Say(router_message::Message::Draining(Draining {}));
+                        open = self.outgoing.send(Ok(word)).await.is_ok();
                     }
                 }
             }
         }
         self.controller.leave(&self.instance);
         tracing::info!(controller = %self.name, "a controller detached");
+    }
+
+    /// Takes in what came; `false` ends the stream.
+    async fn take(&self, message: Result<Option<ControllerMessage>, Status>, draining: &mut bool) -> bool {
+        match message {
+            Ok(Some(ControllerMessage { message: Some(message) })) => self.hear(message, draining).await,
+            Ok(Some(ControllerMessage { message: None })) => true,
+            Ok(None) | Err(_) => false,
+        }
     }
 
     /// Takes in a message; `false` ends the stream.
