@@ -189,13 +189,15 @@ struct Printer {
     buffer: Vec<u8>,
     waiting: VecDeque<Bytes>,
     printed: usize,
+    /// The reader was told that the rest is not shown.
+    cut: bool,
 }
 
 impl Printer {
     fn new(key: Key, events: mpsc::Sender<Event>, secrets: &[String]) -> Self {
         let masker = Masker::new(secrets.iter().map(String::as_bytes));
         let (output, buffer, waiting) = (None, vec![0; READ], VecDeque::new());
-        Self { key, events, masker, output, buffer, waiting, printed: 0 }
+        Self { key, events, masker, output, buffer, waiting, printed: 0, cut: false }
     }
 
     /// Prints for ever; may be dropped at any await without losing anything.
@@ -249,7 +251,9 @@ impl Printer {
 
     fn queue(&mut self, mut bytes: Bytes) {
         let room = OUTPUT_LIMIT - self.printed;
-        let over = bytes.len() > room && room > 0;
+        // Also where a piece before ended just at the limit.
+        let over = bytes.len() > room && !self.cut;
+        self.cut |= over;
         bytes.truncate(room);
         self.printed += bytes.len();
         while !bytes.is_empty() {
