@@ -5,13 +5,12 @@ use std::{
 };
 
 use jobgate_sdk::Image;
+use oci_spec::distribution::Reference;
 
 use crate::{
     document::{Content, ImageSpec, VariableSpec},
     view::secrets::{self, Secrets},
 };
-
-mod reference;
 
 /// References within references that are followed.
 const DEPTH_MAX: usize = 16;
@@ -211,7 +210,8 @@ fn parse(name: &str) -> Option<Parts> {
     if name.len() > RESOLVED_MAX || !name.is_ascii() || is_image_id(name) {
         return None;
     }
-    let reference::Reference { mut registry, mut repository, tag, digest } = reference::read(name)?;
+    let reference: Reference = name.parse().ok()?;
+    let (mut registry, mut repository) = (reference.registry().to_owned(), reference.repository().to_owned());
     // Docker takes a first part with a capital letter for a host, dots or not; the parser does not.
     if repository.bytes().any(|byte| byte.is_ascii_uppercase()) {
         let (host, path) = name.split_once('/')?;
@@ -222,13 +222,14 @@ fn parse(name: &str) -> Option<Parts> {
     if repository.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;
     }
+    let digest = reference.digest().map(str::to_owned);
     // Digests are lower case; the parser lets capitals in.
     if digest.as_deref().is_some_and(|digest| digest.bytes().any(|byte| byte.is_ascii_uppercase())) {
         return None;
     }
     // Hosts have no case.
     registry.make_ascii_lowercase();
-    Some(Parts { registry, repository, tag, digest })
+    Some(Parts { registry, repository, tag: reference.tag().map(str::to_owned), digest })
 }
 
 /// Whether Docker takes it for the id of an image that the runner already has, whatever that is.
