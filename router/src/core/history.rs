@@ -8,7 +8,7 @@ use crate::{
     admission::LateVerdict,
     decision::Decision,
     handle::{CoreError, IdempotencyKey},
-    job::JobId,
+    job::{JobId, JobState},
 };
 
 /// Decisions kept for `jobgate decisions`; the export keeps them all.
@@ -26,6 +26,8 @@ pub(super) struct History {
     by_job: HashMap<JobId, Vec<u64>>,
     keys: HashMap<(Arc<str>, String), Submission>,
     keys_in_order: VecDeque<(Duration, (Arc<str>, String))>,
+    /// How the jobs of these keys ended: the scheduler forgets finished jobs before a key does.
+    ends: HashMap<JobId, Option<JobState>>,
 }
 
 struct Submission {
@@ -84,6 +86,18 @@ impl History {
         Some(if known.digest == key.digest { Ok(known.jobs.clone()) } else { Err(CoreError::KeyReused) })
     }
 
+    /// A job came to this final state.
+    pub(super) fn ended(&mut self, job: &JobId, state: JobState) {
+        if let Some(end) = self.ends.get_mut(job) {
+            *end = Some(state);
+        }
+    }
+
+    /// How a job of a remembered key ended.
+    pub(super) fn end_of(&self, job: &JobId) -> Option<JobState> {
+        self.ends.get(job).copied().flatten()
+    }
+
     /// Remembers a key; `false` when it was known.
     pub(super) fn submitted(&mut self, key: &IdempotencyKey, jobs: &[JobId], now: Duration) -> bool {
         let name = (key.token.clone(), key.key.clone());
@@ -94,9 +108,13 @@ impl History {
             && (now.saturating_sub(*at) > KEY_LIFE || self.keys_in_order.len() >= KEYS)
         {
             if let Some((_, oldest)) = self.keys_in_order.pop_front() {
-                self.keys.remove(&oldest);
+                let jobs = self.keys.remove(&oldest).map(|submission| submission.jobs).unwrap_or_default();
+                for job in jobs {
+                    self.ends.remove(&job);
+                }
             }
         }
+        self.ends.extend(jobs.iter().map(|job| (job.clone(), None)));
         self.keys_in_order.push_back((now, name.clone()));
         self.keys.insert(name, Submission { digest: key.digest, jobs: jobs.to_vec(), at: now });
         true

@@ -296,9 +296,12 @@ impl Core {
     }
 
     fn states(&self, ids: Vec<JobId>) -> Vec<(JobId, crate::job::JobState)> {
-        let state = |id: &JobId| self.scheduler.job(id).map(|job| job.record.state);
-        // A job that is forgotten by now has long been finished.
-        ids.into_iter().map(|id| (id.clone(), state(&id).unwrap_or(crate::job::JobState::Success))).collect()
+        let state = |id: &JobId| {
+            let present = self.scheduler.job(id).map(|job| job.record.state);
+            // The scheduler forgets only what is finished, and how it ended was noted then.
+            present.or_else(|| self.history.end_of(id)).unwrap_or(crate::job::JobState::Dropped)
+        };
+        ids.into_iter().map(|id| (id.clone(), state(&id))).collect()
     }
 
     fn all_runners(&self, now: Now) -> Vec<RunnerStatus> {
@@ -351,6 +354,9 @@ impl Core {
 
     fn collect(&mut self) {
         let outcome = self.scheduler.take_outcome();
+        for record in outcome.changed.iter().filter(|record| record.state.is_final()) {
+            self.history.ended(&record.id, record.state);
+        }
         self.pending.batch.jobs.extend(outcome.changed);
         self.pending.effects.extend(outcome.effects);
     }

@@ -196,6 +196,22 @@ async fn a_repeated_submission_makes_no_second_job() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeated_submission_tells_how_a_forgotten_job_ended() {
+    let no = enabled("no", |_: AdmissionRequest| async { Verdict::reject("no") });
+    let router = start_with(vec![no], &Disk::default());
+    let key = IdempotencyKey { token: "ci".into(), key: "k".into(), digest: [1; 32] };
+    let first = router.handle.submit(vec![new_job("j0", "acme/api")], Some(key.clone())).await.unwrap();
+    until(&router.handle, &first[0].0, &[JobState::Rejected]).await;
+    for number in 1..=101 {
+        let job = submit(&router.handle, vec![new_job(&format!("j{number}"), "acme/api")]).await.remove(0);
+        until(&router.handle, &job, &[JobState::Rejected]).await;
+    }
+    assert!(router.handle.job(&first[0].0).await.is_err(), "it is forgotten");
+    let again = router.handle.submit(vec![new_job("again", "acme/api")], Some(key)).await.unwrap();
+    assert_eq!(again, [(first[0].0.clone(), JobState::Rejected)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_whose_document_contradicts_itself_is_rejected_and_nobody_is_asked() {
     let asked: Arc<AtomicBool> = Arc::default();
     let seen = asked.clone();
