@@ -3,7 +3,9 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use jobgate_controllers::PolicySet;
-use jobgate_router::{Batch, NewJob, NoPolicies, Router, Store, StoreError, config::Config, jobs_from_documents};
+use jobgate_router::{
+    Batch, DocumentRef, NewJob, NoPolicies, Router, Store, StoreError, config::Config, jobs_from_documents,
+};
 use jobgate_sdk::{AdmissionRequest, Controller, Verdict, async_trait};
 use jobgate_yaml::Source;
 use tokio::sync::mpsc;
@@ -19,11 +21,11 @@ use crate::{
 struct Queue(mpsc::UnboundedSender<usize>);
 
 impl Store for Queue {
-    fn commit(&mut self, batch: &Batch) -> std::result::Result<(), StoreError> {
+    fn commit(&mut self, batch: &Batch) -> std::result::Result<Vec<DocumentRef>, StoreError> {
         if !batch.decisions.is_empty() {
             let _ = self.0.send(batch.decisions.len());
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

@@ -4,6 +4,14 @@ use regex::{Regex, RegexBuilder};
 #[derive(Clone, Debug)]
 pub struct ProjectGlob(Regex);
 
+impl PartialEq for ProjectGlob {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for ProjectGlob {}
+
 /// Why a text is no glob.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a glob over project paths: letters, digits, `_`, `-`, `.`, `/`, `*`, `?`, at most 512 of them")]

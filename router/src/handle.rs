@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -64,6 +65,23 @@ pub enum CoreError {
     /// The runner broke the protocol; its stream ends.
     #[error("{0}")]
     Protocol(String),
+    /// There is no such runner.
+    #[error("there is no runner `{0}`")]
+    NoSuchRunner(String),
+    /// There is no such runner group.
+    #[error("there is no runner group `{0}`")]
+    NoSuchRunnerGroup(String),
+    /// A runner that is not in the group cannot lead it.
+    #[error("runner `{runner}` is not in the runner group `{group}`")]
+    NotInGroup {
+        /// The runner.
+        runner: String,
+        /// The group.
+        group: String,
+    },
+    /// Nobody leads a group of which everybody gets jobs.
+    #[error("the runner group `{0}` has no leader: it is not `single_leader`")]
+    NotSingleLeader(String),
 }
 
 /// Makes a repeated submission harmless.
@@ -120,6 +138,8 @@ pub struct RunnerHello {
     pub capacity: u32,
     /// Leases it holds from before: job, lease, whether started.
     pub leases: Vec<HeldLease>,
+    /// What it says keeps it away from leadership or from jobs, and why. They stay until somebody takes them away.
+    pub taints: Vec<(TaintKind, String)>,
 }
 
 /// A lease a runner says it holds.
@@ -178,7 +198,11 @@ pub enum RunnerOrder {
         document: bytes::Bytes,
         /// Time it may run, in seconds.
         timeout_seconds: Option<i64>,
+        /// Number of the leadership it is given under, in a runner group with a single leader.
+        fence: Option<u64>,
     },
+    /// How much work waits for runners like this one.
+    Queue(QueueSignal),
     /// Stop this job.
     Cancel(JobId, Lease, String),
     /// Its result is recorded.
@@ -189,6 +213,64 @@ pub enum RunnerOrder {
     Drain,
     /// The stream ends, for this reason.
     End(CoreError),
+}
+
+/// What a taint keeps a runner out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaintKind {
+    /// It does not lead its group.
+    Leadership,
+    /// It gets no jobs, and so does not lead either.
+    Jobs,
+}
+
+/// What somebody who operates the router wants of its runners. `system` narrows it to one of a runner's systems.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunnerAction {
+    /// Keeps a runner out; it survives restarts of runner and router.
+    Taint {
+        /// Name of the runner.
+        runner: String,
+        /// One of its systems; all when absent.
+        system: Option<String>,
+        /// Out of what.
+        kind: TaintKind,
+        /// Why, for people.
+        reason: String,
+        /// Who says so.
+        by: String,
+    },
+    /// Takes taints away, of one kind or of both; those of one system, or all of the runner.
+    Untaint {
+        /// Name of the runner.
+        runner: String,
+        /// One of its systems; all taints of the runner when absent.
+        system: Option<String>,
+        /// Of which kind; of both when absent.
+        kind: Option<TaintKind>,
+    },
+    /// Makes a runner the leader of its group whenever it can be.
+    Pin {
+        /// The group.
+        group: String,
+        /// The runner.
+        runner: String,
+        /// Who says so.
+        by: String,
+    },
+    /// Takes the pin of a group away; who leads goes on leading.
+    Unpin {
+        /// The group.
+        group: String,
+    },
+    /// Has the present streams of a runner take no new jobs, and tells them to end when their jobs have.
+    Drain {
+        /// Name of the runner.
+        runner: String,
+        /// One of its systems; all when absent.
+        system: Option<String>,
+    },
 }
 
 /// A runner as people look at it.
@@ -204,10 +286,47 @@ pub struct RunnerStatus {
     pub owner: Option<String>,
     /// What it offers.
     pub tags: Vec<String>,
-    /// `online`, `draining` or `offline`.
+    /// Whether it takes jobs without tags.
+    pub run_untagged: bool,
+    /// Whether it takes jobs of protected refs only.
+    pub protected: bool,
+    /// Spillover: higher ones get jobs first.
+    pub priority: i32,
+    /// Its runner group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Arc<str>>,
+    /// Its capability fingerprint, in hexadecimal.
+    pub fingerprint: String,
+    /// `online`, `draining`, `silent` (no heartbeat for 15 s) or `offline`.
     pub state: &'static str,
+    /// Jobs it runs at once, over all its systems.
+    pub capacity: u64,
+    /// Jobs it has.
+    pub running: u64,
+    /// Whether one of its systems leads its runner group.
+    pub leader: bool,
+    /// Whether it is pinned as the leader.
+    pub pinned: bool,
+    /// What keeps it out.
+    pub taints: Vec<TaintStatus>,
     /// Its streams.
     pub systems: Vec<SystemStatus>,
+}
+
+/// A taint as people look at it.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaintStatus {
+    /// Out of what.
+    pub kind: TaintKind,
+    /// One of its systems; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<Arc<str>>,
+    /// Why.
+    pub reason: String,
+    /// Who said so; `runner` for the runner itself.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// One stream of a runner as people look at it.
@@ -218,12 +337,16 @@ pub struct SystemStatus {
     /// Version of its program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// `online`, `draining` or `silent`.
+    pub state: &'static str,
     /// Jobs it runs at once.
     pub capacity: u32,
     /// Free slots it granted.
     pub credits: u32,
     /// Jobs it has.
     pub running: usize,
+    /// Whether it leads its runner group.
+    pub leader: bool,
 }
 
 /// How many jobs wait, and for how long.
@@ -236,6 +359,126 @@ pub struct QueueStatus {
     pub oldest_wait_seconds: Option<u64>,
     /// Free slots of all attached runners.
     pub free_slots: u64,
+    /// Demand and capacity of each capability group: those of attached and of configured runners, and those that waiting
+    /// jobs lack.
+    pub groups: Vec<GroupQueue>,
+    /// Runner groups with a single leader.
+    pub leaders: Vec<LeaderStatus>,
+}
+
+/// Demand for the runners of one capability group, and what they have.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupQueue {
+    /// The capability fingerprint, in hexadecimal.
+    pub fingerprint: String,
+    /// `instance`, `group` or `project`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Its group or project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// What its runners offer.
+    pub tags: Vec<String>,
+    /// Whether they take jobs without tags.
+    pub run_untagged: bool,
+    /// Whether they take jobs of protected refs only.
+    pub protected: bool,
+    /// Whether any runner of the group is configured or attached. If not, this is what waiting jobs lack.
+    pub served: bool,
+    /// Jobs waiting that it could take. A job counts in every group that could take it.
+    pub waiting: u64,
+    /// Jobs its runners have.
+    pub running: u64,
+    /// Age of the oldest of the waiting ones, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_wait_seconds: Option<u64>,
+    /// Slots of its attached runners.
+    pub capacity: u64,
+    /// Free ones of them.
+    pub free: u64,
+    /// Its attached streams.
+    pub systems: u64,
+}
+
+/// Who leads a runner group.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeaderStatus {
+    /// The runner group.
+    pub group: Arc<str>,
+    /// The runner that leads; absent while nobody can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runner: Option<Arc<str>>,
+    /// Its system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<Arc<str>>,
+    /// The runner that is pinned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<Arc<str>>,
+    /// Number of this leadership; every change makes it higher.
+    pub fence: u64,
+}
+
+/// How much work waits for the runners of one capability group, as they are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueSignal {
+    /// Jobs waiting that they could take.
+    pub waiting: u64,
+    /// Jobs they have.
+    pub running: u64,
+    /// Since when the oldest of the waiting ones waits.
+    pub oldest: Option<Timestamp>,
+    /// Slots of all attached runners of this kind.
+    pub capacity: u64,
+    /// When this was so.
+    pub time: Timestamp,
+}
+
+/// A job, how it came to where it is, and what it waits for.
+#[derive(Clone, Debug)]
+pub struct JobDetails {
+    /// Its record.
+    pub job: Arc<JobRecord>,
+    /// What happened to it, oldest first. Of very many the ones in the middle are left out.
+    pub events: Vec<JobEvent>,
+    /// What it waits for; `None` when it does not wait.
+    pub waits: Option<Waits>,
+}
+
+/// Something that happened to a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JobEvent {
+    /// When.
+    pub time: Timestamp,
+    /// Where it was then.
+    #[serde(serialize_with = "state_name")]
+    pub state: JobState,
+    /// What happened, for people: `refused by runner a: disk is full`.
+    pub text: String,
+}
+
+/// What a job waits for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Waits {
+    /// The one thing to know: `no_matching_runner`, `no_runner_online`, `all_full`, `spillover_hold`, `admission`, `kept_from_runner`,
+    /// `not_leader`, `store`, `draining`.
+    pub why: &'static str,
+    /// The same in a sentence, with the nearest miss.
+    pub text: String,
+    /// For each capability group the first thing that keeps it and the job apart; nearest first.
+    pub groups: Vec<Obstacle>,
+}
+
+/// What keeps a job and the runners of a capability group apart.
+#[derive(Clone, Debug, Serialize)]
+pub struct Obstacle {
+    /// The capability fingerprint, in hexadecimal.
+    pub fingerprint: String,
+    /// Runners of the group, by name; at most ten.
+    pub runners: Vec<Arc<str>>,
+    /// One of the words of [`Waits::why`], or `tags`, `untagged`, `protected`, `owner`.
+    pub what: &'static str,
+    /// The same in a sentence: which tag or property is lacking.
+    pub text: String,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, CoreError>>;
@@ -253,6 +496,8 @@ pub(crate) enum Command {
     Detach(Session),
     Runners(Reply<Vec<RunnerStatus>>),
     Queue(Reply<QueueStatus>),
+    Explain(JobId, Reply<JobDetails>),
+    Operate(RunnerAction, Reply<()>),
     Drain(Reply<()>),
 }
 
@@ -271,6 +516,8 @@ impl Command {
             Self::Attach(_, reply) => tell(reply, error),
             Self::Runners(reply) => tell(reply, error),
             Self::Queue(reply) => tell(reply, error),
+            Self::Explain(_, reply) => tell(reply, error),
+            Self::Operate(_, reply) => tell(reply, error),
             Self::Runner(..) | Self::Detach(_) | Self::Drain(_) => return Some(self),
         }
         None
@@ -381,6 +628,25 @@ impl Handle {
         self.ask(Command::Queue).await
     }
 
+    /// One job with its events, and what it waits for.
+    ///
+    /// # Errors
+    ///
+    /// [`CoreError::NoSuchJob`], [`CoreError::Closing`].
+    pub async fn explain(&self, id: &JobId) -> Result<JobDetails, CoreError> {
+        self.ask(|reply| Command::Explain(id.clone(), reply)).await
+    }
+
+    /// Does something to runners: taints, pins, drains.
+    ///
+    /// # Errors
+    ///
+    /// [`CoreError::NoSuchRunner`], [`CoreError::NoSuchRunnerGroup`], [`CoreError::NotInGroup`],
+    /// [`CoreError::NotSingleLeader`], [`CoreError::StoreUnavailable`], [`CoreError::Closing`].
+    pub async fn operate(&self, action: RunnerAction) -> Result<(), CoreError> {
+        self.ask(|reply| Command::Operate(action, reply)).await
+    }
+
     /// Tells all runners to drain and assigns nothing from now on.
     ///
     /// # Errors
@@ -391,6 +657,28 @@ impl Handle {
     }
 }
 
+impl TaintKind {
+    /// Its name, as records have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leadership => "leadership",
+            Self::Jobs => "jobs",
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Leadership, Self::Jobs].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn state_name<S: serde::Serializer>(state: &JobState, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(state.as_str())
+}
+
 impl fmt::Debug for RunnerOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -398,6 +686,7 @@ impl fmt::Debug for RunnerOrder {
             Self::Cancel(job, lease, reason) => write!(f, "Cancel({job}, {lease:?}, {reason:?})"),
             Self::Recorded(job, lease) => write!(f, "Recorded({job}, {lease:?})"),
             Self::Heartbeat => f.write_str("Heartbeat"),
+            Self::Queue(signal) => write!(f, "Queue({signal:?})"),
             Self::Drain => f.write_str("Drain"),
             Self::End(error) => write!(f, "End({error:?})"),
         }

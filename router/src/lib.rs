@@ -29,13 +29,14 @@ pub use decision::{Cause, Decision, Ruling, VerdictRecord};
 pub use document::{JobDocument, MAX_DOCUMENT_BYTES, read_documents, read_runner};
 pub use glob::{BadGlob, ProjectGlob};
 pub use handle::{
-    CoreError, Handle, HeldLease, IdempotencyKey, JobFilter, JobPage, JobResult, QueueStatus, RunnerEvent, RunnerHello,
-    RunnerOrder, RunnerStatus, Session, SystemStatus,
+    CoreError, GroupQueue, Handle, HeldLease, IdempotencyKey, JobDetails, JobEvent, JobFilter, JobPage, JobResult,
+    LeaderStatus, Obstacle, QueueSignal, QueueStatus, RunnerAction, RunnerEvent, RunnerHello, RunnerOrder,
+    RunnerStatus, Session, SystemStatus, TaintKind, TaintStatus, Waits,
 };
 pub use intake::jobs_from_documents;
 pub use job::{JobId, JobRecord, JobState, Lease, NewJob};
 pub use path::{GroupPath, PathError, ProjectPath, Scope};
 pub use policy::{LoadedPolicy, NoPolicies, PolicySource, PolicySpec, PolicyStatus};
 pub use router::{Bound, Reloader, Router, RunError};
-pub use store::{Batch, MemoryStore, Store, StoreError};
+pub use store::{Archive, Batch, DocumentRef, JobRow, MemoryStore, Restored, Store, StoreError, Submission};
 pub use view::{Expose, UnknownExpose, View, ViewRejection, question_from_document, view};

@@ -5,14 +5,14 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jobgate_router::{
-    Batch, CoreError, NoPolicies, Router, RunError, Store, StoreError, config::Config, jobs_from_documents,
+    Batch, CoreError, DocumentRef, NoPolicies, Router, RunError, Store, StoreError, config::Config, jobs_from_documents,
 };
 use jobgate_yaml::Source;
 
 struct Broken;
 
 impl Store for Broken {
-    fn commit(&mut self, _: &Batch) -> Result<(), StoreError> {
+    fn commit(&mut self, _: &Batch) -> Result<Vec<DocumentRef>, StoreError> {
         panic!("on purpose")
     }
 }

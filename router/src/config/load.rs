@@ -103,6 +103,11 @@ impl<'a, 's> Loader<'a, 's> {
             controllers: controllers.into_iter().map(|(config, _)| Arc::new(config)).collect(),
             runners: runners.into_iter().map(|(config, _)| Arc::new(config)).collect(),
             tokens: tokens.into_iter().map(|(config, _)| config).collect(),
+            runner_groups: Vec::new(),
+            priorities: Arc::default(),
+            fairness: Arc::default(),
+            spillover_hold: Duration::from_secs(30),
+            retention: Duration::from_secs(30 * 24 * 3600),
         };
         self.exposure(&config, listen_place);
         Some(config)

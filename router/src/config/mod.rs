@@ -14,6 +14,7 @@ use jobgate_sdk::RunnerType;
 pub use secret::Secret;
 
 use crate::{
+    glob::ProjectGlob,
     path::{GroupPath, ProjectPath, Scope},
     view::Expose,
 };
@@ -47,6 +48,51 @@ pub struct Config {
     pub runners: Vec<Arc<RunnerConfig>>,
     /// Who may use REST and gRPC.
     pub tokens: Vec<TokenConfig>,
+    /// Runner groups that runners may be in.
+    pub runner_groups: Vec<RunnerGroupConfig>,
+    /// Which jobs go first: the first rule that fits a job gives its class; 0 when none does.
+    pub priorities: Arc<[PriorityRule]>,
+    /// Shares of projects on instance runners: the first entry that fits gives a project's weight; 1 when none does.
+    pub fairness: Arc<[WeightRule]>,
+    /// How long the runners of a higher priority must have been full before those of a lower one get jobs.
+    pub spillover_hold: Duration,
+    /// How long documents, finished jobs and decisions are kept.
+    pub retention: Duration,
+}
+
+/// Runners that belong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerGroupConfig {
+    /// Its name, unique.
+    pub name: Arc<str>,
+    /// Only one of its runners gets jobs at a time.
+    pub single_leader: bool,
+}
+
+/// Gives a class to jobs. What is left out fits every job; lists are any-of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriorityRule {
+    /// The class: higher goes first.
+    pub class: i32,
+    /// Projects, as globs.
+    pub projects: Vec<ProjectGlob>,
+    /// Environments the job deploys to, as globs. What GitLab hands out has them as a claim.
+    pub environments: Vec<ProjectGlob>,
+    /// Refs, as globs.
+    pub refs: Vec<ProjectGlob>,
+    /// What started the pipeline: `push`, `schedule` … A claim where GitLab hands it out.
+    pub sources: Vec<String>,
+    /// Only jobs of protected refs, or of unprotected ones.
+    pub protected: Option<bool>,
+}
+
+/// Gives a weight to projects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightRule {
+    /// Projects, as globs.
+    pub projects: Vec<ProjectGlob>,
+    /// A project of weight 2 gets twice the slots of one of weight 1, while both have jobs waiting. 1 to 1000.
+    pub weight: u32,
 }
 
 /// What becomes of a job that no controller is asked about.
@@ -167,8 +213,10 @@ pub struct RunnerConfig {
     pub run_untagged: bool,
     /// Whether it takes jobs of protected refs only.
     pub protected: bool,
-    /// Higher ones get jobs first.
+    /// Higher ones of a capability group get jobs first; the others when these are full.
     pub priority: i32,
+    /// The runner group it is in.
+    pub group: Option<Arc<str>>,
 }
 
 /// Whose jobs a runner takes.

@@ -42,6 +42,7 @@ pub(super) fn read_runner(loader: &Loader<'_, '_>, node: &Node) -> Option<Runner
         run_untagged,
         protected: protected?,
         priority: i32::try_from(priority?).ok()?,
+        group: None,
     })
 }
 

@@ -28,10 +28,10 @@ use crate::{
     chain::Chains,
     config::{Config, RunnerConfig},
     decision::Decision,
-    handle::{Command, CoreError, Handle, Reply, RunnerOrder, RunnerStatus, Session},
+    handle::{Command, CoreError, Handle, JobDetails, Reply, RunnerOrder, RunnerStatus, Session},
     job::{JobId, JobRecord},
     scheduler::{Decided, Effect, Limits, Now, Scheduler},
-    store::{Batch, Store},
+    store::{Batch, Store, Submission},
 };
 
 /// Messages the task's inbox holds before senders wait.
@@ -233,7 +233,7 @@ impl Core {
                 if let (Ok(jobs), Some(key)) = (&result, key) {
                     let ids: Vec<_> = jobs.iter().map(|(id, _)| id.clone()).collect();
                     if self.history.submitted(&key, &ids, now.tick) {
-                        self.pending.batch.submissions.push((key, ids));
+                        self.pending.batch.submissions.push(Submission { key, jobs: ids, time: now.wall });
                     }
                 }
                 self.reply(reply, result);
@@ -283,6 +283,18 @@ impl Core {
                 let runners = self.all_runners(now);
                 self.reply(reply, Ok(runners));
             }
+            Command::Explain(id, reply) => {
+                let found = self.scheduler.job(&id).map(|job| JobDetails {
+                    job: job.record.clone(),
+                    events: Vec::new(),
+                    waits: None,
+                });
+                self.reply(reply, found.ok_or(CoreError::NoSuchJob(id)));
+            }
+            Command::Operate(action, reply) => {
+                let _ = action;
+                self.reply(reply, Err(CoreError::NoSuchRunner(String::new())));
+            }
             Command::Queue(reply) => {
                 let queue = self.scheduler.queue(now);
                 self.reply(reply, Ok(queue));
@@ -313,7 +325,17 @@ impl Core {
                     kind: config.owner.kind_name(),
                     owner: config.owner.path().map(str::to_owned),
                     tags: config.tags.clone(),
+                    run_untagged: config.run_untagged,
+                    protected: config.protected,
+                    priority: config.priority,
+                    group: config.group.clone(),
+                    fingerprint: String::new(),
                     state: "offline",
+                    capacity: 0,
+                    running: 0,
+                    leader: false,
+                    pinned: false,
+                    taints: Vec::new(),
                     systems: Vec::new(),
                 });
             }
@@ -334,7 +356,7 @@ impl Core {
             }
             let Pending { batch, held, effects, replies, .. } = std::mem::take(&mut self.pending);
             // Before the answers: who asks for a job and follows it then knows which changes its answer contains.
-            for record in batch.jobs {
+            for record in batch.records {
                 // Nobody watching is fine.
                 let _ = self.changes.send(record);
             }
@@ -357,7 +379,7 @@ impl Core {
         for record in outcome.changed.iter().filter(|record| record.state.is_final()) {
             self.history.ended(&record.id, record.state);
         }
-        self.pending.batch.jobs.extend(outcome.changed);
+        self.pending.batch.records.extend(outcome.changed);
         self.pending.effects.extend(outcome.effects);
     }
 
@@ -399,7 +421,7 @@ impl Core {
             return *self.store_ok.borrow();
         }
         match self.store.commit(&self.pending.batch) {
-            Ok(()) => {
+            Ok(_) => {
                 self.retry_at = None;
                 if !self.store_ok.send_replace(true) {
                     tracing::info!("the store can write again");

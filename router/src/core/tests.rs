@@ -35,13 +35,13 @@ struct Disk {
 }
 
 impl Store for Disk {
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    fn commit(&mut self, batch: &Batch) -> Result<Vec<crate::store::DocumentRef>, StoreError> {
         if self.full.load(Ordering::SeqCst) {
             return Err(StoreError::new("no space left on device"));
         }
-        self.states.lock().unwrap().extend(batch.jobs.iter().map(|record| (record.id.clone(), record.state)));
+        self.states.lock().unwrap().extend(batch.records.iter().map(|record| (record.id.clone(), record.state)));
         self.decisions.lock().unwrap().extend(batch.decisions.iter().cloned());
-        Ok(())
+        Ok(Vec::new())
     }
 }
 
@@ -102,6 +102,7 @@ fn hello(name: &str, capacity: u32) -> RunnerHello {
         run_untagged: true,
         protected: false,
         priority: 0,
+        group: None,
     };
     RunnerHello {
         runner: Arc::new(config),
@@ -111,6 +112,7 @@ fn hello(name: &str, capacity: u32) -> RunnerHello {
         executor: None,
         capacity,
         leases: Vec::new(),
+        taints: Vec::new(),
     }
 }
 

@@ -50,7 +50,17 @@ impl Scheduler {
                 kind: config.owner.kind_name(),
                 owner: config.owner.path().map(str::to_owned),
                 tags: config.tags.clone(),
+                run_untagged: config.run_untagged,
+                protected: config.protected,
+                priority: config.priority,
+                group: config.group.clone(),
+                fingerprint: String::new(),
                 state: "draining",
+                capacity: 0,
+                running: 0,
+                leader: false,
+                pinned: false,
+                taints: Vec::new(),
                 systems: Vec::new(),
             });
             if !session.draining && now.tick.saturating_sub(session.heard) <= HEALTHY {
@@ -62,6 +72,8 @@ impl Scheduler {
                 capacity: session.capacity,
                 credits: session.credits,
                 running: session.jobs.len(),
+                state: "online",
+                leader: false,
             });
         }
         runners.into_values().collect()

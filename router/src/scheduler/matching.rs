@@ -201,6 +201,7 @@ impl Scheduler {
             lease,
             document: job.new.document.clone(),
             timeout_seconds: job.new.timeout_seconds,
+            fence: None,
         };
         self.changed(id);
         self.outcome.effects.push(Effect::Order(session, order));

@@ -52,6 +52,7 @@ fn runner(name: &str, tags: &[&str], owner: RunnerOwner, protected: bool) -> Arc
         run_untagged: tags.is_empty(),
         protected,
         priority: 0,
+        group: None,
     })
 }
 
@@ -153,6 +154,7 @@ impl World {
             executor: None,
             capacity,
             leases,
+            taints: Vec::new(),
         };
         let now = self.now();
         let session = self.scheduler.attach(&hello, now).unwrap();

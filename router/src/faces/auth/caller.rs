@@ -101,6 +101,7 @@ impl RunnerIdentity {
             run_untagged: true,
             protected: false,
             priority: 0,
+            group: None,
         })))
     }
 }

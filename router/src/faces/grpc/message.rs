@@ -48,6 +48,7 @@ pub(super) fn hello(identity: &RunnerIdentity, message: wire::RunnerMessage) -> 
         executor: word("executor", executor)?,
         capacity,
         leases: held(leases)?,
+        taints: Vec::new(),
     })
 }
 
@@ -82,7 +83,7 @@ pub(super) fn event(message: wire::RunnerMessage) -> Result<Option<RunnerEvent>,
 pub(super) fn order(order: RunnerOrder) -> Result<wire::GatewayMessage, Status> {
     use wire::gateway_message::Message;
     let message = match order {
-        RunnerOrder::Assign { job, lease, document, timeout_seconds } => Message::Assign(wire::Assign {
+        RunnerOrder::Assign { job, lease, document, timeout_seconds, fence: _ } => Message::Assign(wire::Assign {
             job_id: job.to_string(),
             lease: lease.0,
             document,
@@ -94,6 +95,14 @@ pub(super) fn order(order: RunnerOrder) -> Result<wire::GatewayMessage, Status> 
         RunnerOrder::Recorded(job, lease) => {
             Message::Recorded(wire::Recorded { job_id: job.to_string(), lease: lease.0 })
         }
+        RunnerOrder::Queue(signal) => Message::Queue(wire::QueueSignal {
+            waiting: signal.waiting,
+            running: signal.running,
+            oldest_wait: signal.oldest.and_then(|since| {
+                std::time::Duration::try_from(signal.time.duration_since(since)).ok()?.try_into().ok()
+            }),
+            capacity: signal.capacity,
+        }),
         RunnerOrder::Heartbeat => Message::Heartbeat(wire::Heartbeat { leases: Vec::new() }),
         RunnerOrder::Drain => Message::Draining(wire::Draining {}),
         RunnerOrder::End(error) => return Err(super::runner::ended(&error)),

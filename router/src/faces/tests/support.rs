@@ -91,6 +91,7 @@ impl Setup {
             run_untagged: true,
             protected: false,
             priority: 0,
+            group: None,
         })];
         setup.config.controllers = vec![Arc::new(ControllerConfig {
             name: "quota".into(),
@@ -270,6 +271,11 @@ fn config() -> Config {
         controllers: Vec::new(),
         runners: Vec::new(),
         tokens: Vec::new(),
+        runner_groups: Vec::new(),
+        priorities: Arc::default(),
+        fairness: Arc::default(),
+        spillover_hold: Duration::from_secs(30),
+        retention: Duration::from_secs(30 * 24 * 3600),
     }
 }
 
