@@ -23,6 +23,8 @@ use crate::{
 pub struct Chains {
     entries: Arc<[Arc<Entry>]>,
     rules: Rules,
+    /// Whether any of them is asked once a runner is chosen.
+    asks_about_runners: bool,
 }
 
 /// What applies to every admission.
@@ -83,7 +85,12 @@ pub struct ChainVersion(Arc<str>);
 impl Chains {
     /// The chains of these controllers.
     pub(crate) fn new(entries: Vec<Entry>, rules: Rules) -> Self {
-        Self { entries: entries.into_iter().map(Arc::new).collect(), rules }
+        Self::of(entries.into_iter().map(Arc::new).collect(), rules)
+    }
+
+    fn of(entries: Arc<[Arc<Entry>]>, rules: Rules) -> Self {
+        let asks_about_runners = entries.iter().any(|entry| entry.reads_runner || entry.is_runner_level());
+        Self { entries, rules, asks_about_runners }
     }
 
     /// The same controllers, one of which now decides by `versions`; `None` when it did already.
@@ -108,7 +115,7 @@ impl Chains {
             }),
             false => entry.clone(),
         });
-        Some(Self { entries: entries.collect(), rules: self.rules })
+        Some(Self::of(entries.collect(), self.rules))
     }
 
     /// The chain of a job of `project`, as far as `part` of it goes.
@@ -165,9 +172,11 @@ impl Chains {
 
     /// Whether a job of `project` has controllers to ask once `runner` is chosen.
     pub(crate) fn asks_about_runner(&self, project: &ProjectPath, runner: &str) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| (entry.reads_runner || entry.is_runner_level()) && entry.applies_to(project, Some(runner)))
+        self.asks_about_runners
+            && self
+                .entries
+                .iter()
+                .any(|entry| (entry.reads_runner || entry.is_runner_level()) && entry.applies_to(project, Some(runner)))
     }
 }
 
@@ -233,6 +242,11 @@ impl ChainVersion {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// One that was written down.
+    pub(crate) fn from_text(text: &str) -> Self {
+        Self(text.into())
     }
 
     pub(crate) fn shared(&self) -> Arc<str> {

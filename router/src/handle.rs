@@ -657,6 +657,14 @@ impl Handle {
     }
 }
 
+impl JobFilter {
+    /// Whether a job is one of those asked for, wherever it stands in the list.
+    pub(crate) fn fits(&self, record: &JobRecord) -> bool {
+        (self.states.is_empty() || self.states.contains(&record.state))
+            && self.project.as_ref().is_none_or(|project| *project == record.project)
+    }
+}
+
 impl TaintKind {
     /// Its name, as records have it.
     #[must_use]

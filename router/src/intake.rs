@@ -54,6 +54,7 @@ impl NewJob {
             source_id: document.source_id().map(str::to_owned),
             name: document.name().map(str::to_owned),
             timeout_seconds: seen.timeout_seconds,
+            priority: 0,
         }
     }
 }

@@ -63,6 +63,8 @@ pub struct NewJob {
     pub name: Option<String>,
     /// Time it may run, in seconds.
     pub timeout_seconds: Option<i64>,
+    /// Its class, higher first. The router sets it by the rules of its configuration.
+    pub priority: i32,
 }
 
 /// A job without its document, as people and programs look at it.
@@ -227,14 +229,6 @@ impl From<&JobRecord> for wire::JobRecord {
             name: record.name.clone(),
             exit_code: record.exit_code,
         }
-    }
-}
-
-impl NewJob {
-    /// Forgets what the job was made of: it may hold secrets, and nobody is asked about it any more.
-    pub(crate) fn forget(&mut self) {
-        self.document = Bytes::new();
-        self.view = Err(ViewRejection::Over);
     }
 }
 

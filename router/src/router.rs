@@ -23,7 +23,7 @@ use crate::{
     remote::Tunnels,
     roster::{Linked, Roster},
     scheduler,
-    store::{MemoryStore, Store},
+    store::{MemoryStore, Restored, Store, StoreError},
 };
 
 /// Finished jobs that can still be looked at.
@@ -86,6 +86,9 @@ pub enum RunError {
     /// The decision log cannot be started.
     #[error("the decision log cannot be started: {0}")]
     DecisionLog(std::io::Error),
+    /// What its store held makes no sense.
+    #[error(transparent)]
+    Store(StoreError),
     /// The router cannot go on.
     #[error("the router broke down: the task that owns the state ended: {0}")]
     Broken(String),
@@ -132,6 +135,7 @@ impl Router {
     /// All faults of all policies; or why the address cannot be had.
     pub async fn bind(self) -> Result<Bound, RunError> {
         let Self { config, policies, linked, store, limits, on_decision } = self;
+        let restored = Restored::default();
         let roster = Roster::build(&config, &linked, &*policies, &Roster::default())?;
         let metrics = Metrics::new();
         let log = config.decision_log.as_ref().map(|log| DecisionLog::start(log, metrics.clone()));
@@ -145,7 +149,11 @@ impl Router {
                 max_finished: FINISHED,
                 admission_ttl: config.admission_ttl,
             },
+            settings: core::Settings::of(&config),
             store,
+            restored,
+            own_thread: true,
+            clock: Box::new(jiff::Timestamp::now),
             observer: Arc::new(Counting(metrics.clone())),
             export: Box::new(move |decision| {
                 if let Some(log) = &exporter {
@@ -156,6 +164,7 @@ impl Router {
                 }
             }),
         });
+        let running = running.map_err(RunError::Store)?;
         let (closing, is_closing) = watch::channel(false);
         let late = metrics.clone();
         let tunnels = Tunnels::new(roster.slots(), is_closing, Arc::new(move |name| late.late_answer(name)));
@@ -224,7 +233,7 @@ impl Bound {
     /// [`RunError::Broken`] when the task that owns the state ended by itself.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
         let Self { server, running, reloader, closing, log } = self;
-        let Running { handle, open, mut task, .. } = running;
+        let Running { handle, open, end, mut task, .. } = running;
         let mut broken = None;
         let shutdown = async {
             tokio::select! {
@@ -248,7 +257,7 @@ impl Bound {
         server.serve(shutdown).await;
         drop(reloader);
         if broken.is_none() {
-            task.abort();
+            end.cancel();
             // What the task had to export is exported when it is gone.
             let _ = task.await;
         }
@@ -281,6 +290,7 @@ impl Reloader {
         let event = Event::Reconfigured {
             chains: roster.chains(rules(&config)),
             runners: core::Runners::of(&config),
+            settings: core::Settings::of(&config),
             admission_ttl: config.admission_ttl,
         };
         // A task that is gone has no use for it.

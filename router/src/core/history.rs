@@ -1,20 +1,23 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
 };
+
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     admission::LateVerdict,
     decision::Decision,
     handle::{CoreError, IdempotencyKey},
     job::{JobId, JobState},
+    scheduler::Now,
+    store::Submission,
 };
 
 /// Decisions kept for `jobgate decisions`; the export keeps them all.
 const DECISIONS: usize = 20_000;
 /// An idempotency key holds so long (design, section 7).
-const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
 /// Idempotency keys kept at once.
 const KEYS: usize = 100_000;
 
@@ -24,16 +27,16 @@ pub(super) struct History {
     next: u64,
     decisions: BTreeMap<u64, Arc<Decision>>,
     by_job: HashMap<JobId, Vec<u64>>,
-    keys: HashMap<(Arc<str>, String), Submission>,
-    keys_in_order: VecDeque<(Duration, (Arc<str>, String))>,
+    keys: HashMap<(Arc<str>, String), Known>,
+    keys_in_order: VecDeque<(Timestamp, (Arc<str>, String))>,
     /// How the jobs of these keys ended: the scheduler forgets finished jobs before a key does.
     ends: HashMap<JobId, Option<JobState>>,
 }
 
-struct Submission {
+struct Known {
     digest: [u8; 32],
     jobs: Vec<JobId>,
-    at: Duration,
+    at: Timestamp,
 }
 
 impl History {
@@ -78,9 +81,9 @@ impl History {
     }
 
     /// The jobs that this key stands for already, or an error when it stands for other documents.
-    pub(super) fn repeated(&self, key: &IdempotencyKey, now: Duration) -> Option<Result<Vec<JobId>, CoreError>> {
+    pub(super) fn repeated(&self, key: &IdempotencyKey, now: Now) -> Option<Result<Vec<JobId>, CoreError>> {
         let known = self.keys.get(&(key.token.clone(), key.key.clone()))?;
-        if now.saturating_sub(known.at) > KEY_LIFE {
+        if is_over(known.at, now) {
             return None;
         }
         Some(if known.digest == key.digest { Ok(known.jobs.clone()) } else { Err(CoreError::KeyReused) })
@@ -99,24 +102,43 @@ impl History {
     }
 
     /// Remembers a key; `false` when it was known.
-    pub(super) fn submitted(&mut self, key: &IdempotencyKey, jobs: &[JobId], now: Duration) -> bool {
-        let name = (key.token.clone(), key.key.clone());
-        if self.keys.get(&name).is_some_and(|known| now.saturating_sub(known.at) <= KEY_LIFE) {
+    pub(super) fn submitted(&mut self, submission: Submission, now: Now) -> bool {
+        let Submission { key, jobs, time } = submission;
+        let name = (key.token, key.key);
+        if self.keys.get(&name).is_some_and(|known| !is_over(known.at, now)) {
             return false;
         }
         while let Some((at, _)) = self.keys_in_order.front()
-            && (now.saturating_sub(*at) > KEY_LIFE || self.keys_in_order.len() >= KEYS)
+            && (is_over(*at, now) || self.keys_in_order.len() >= KEYS)
         {
-            if let Some((_, oldest)) = self.keys_in_order.pop_front() {
-                let jobs = self.keys.remove(&oldest).map(|submission| submission.jobs).unwrap_or_default();
+            if let Some((at, oldest)) = self.keys_in_order.pop_front()
+                && self.keys.get(&oldest).is_some_and(|known| known.at == at)
+            {
+                let jobs = self.keys.remove(&oldest).map(|known| known.jobs).unwrap_or_default();
                 for job in jobs {
                     self.ends.remove(&job);
                 }
             }
         }
         self.ends.extend(jobs.iter().map(|job| (job.clone(), None)));
-        self.keys_in_order.push_back((now, name.clone()));
-        self.keys.insert(name, Submission { digest: key.digest, jobs: jobs.to_vec(), at: now });
+        self.keys_in_order.push_back((time, name.clone()));
+        self.keys.insert(name, Known { digest: key.digest, jobs, at: time });
         true
     }
+
+    /// Takes up what a store held.
+    pub(super) fn restore(&mut self, decisions: Vec<Decision>, submissions: Vec<Submission>, now: Now) {
+        for decision in decisions {
+            self.record(decision);
+        }
+        for submission in submissions {
+            self.submitted(submission, now);
+        }
+    }
+}
+
+/// Whether a key has served its time. By the calendar, so that a restart does not matter; a clock that was set back keeps
+/// it longer, which harms nobody.
+fn is_over(at: Timestamp, now: Now) -> bool {
+    now.wall.duration_since(at) > KEY_LIFE
 }

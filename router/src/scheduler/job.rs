@@ -1,38 +1,70 @@
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use jobgate_sdk::Runner;
+use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::{
     chain::ChainVersion,
     handle::Session,
     job::{JobRecord, JobState, Lease, NewJob},
-    scheduler::{LONGEST_WAIT, Now},
+    path::ProjectPath,
+    scheduler::{Now, lanes::LaneId, session::RunnerKind},
+    store::DocumentRef,
+    view::{View, ViewRejection},
 };
 
-/// Most different systems of one runner that a job is kept from.
+/// Most different kinds of runners that a job is kept from.
 const MOST_KEPT: usize = 256;
+/// Events kept of one job: the first ones, and the last ones.
+const FIRST_EVENTS: usize = 8;
+const MOST_EVENTS: usize = 40;
 
-/// A job as the scheduler holds it.
+/// A job as the scheduler holds it. A million of them may wait: what can be read back when it is needed is not in it.
 pub(crate) struct Job {
-    pub(crate) new: NewJob,
     pub(crate) record: Arc<JobRecord>,
     pub(crate) phase: Phase,
-    /// Its place among those of its priority: first come, first served.
+    pub(crate) content: Content,
+    /// Where its document lies, once that is committed.
+    pub(crate) stored: Option<DocumentRef>,
+    /// What it asks of a runner; sorted.
+    pub(crate) tags: Arc<[String]>,
+    pub(crate) protected: bool,
+    pub(crate) retry_on_lost: bool,
+    /// Its record has changed since its row was last written.
+    pub(crate) dirty: bool,
+    pub(crate) timeout_seconds: Option<i64>,
+    /// Its place among those of its class: first come, first served.
     pub(crate) sequence: u64,
+    /// When it was submitted: its age makes it go up.
+    pub(crate) submitted: Duration,
+    /// Since when it waits: submitted, or come back.
+    pub(crate) since: Duration,
     /// Admissions begun so far; numbers their ids.
     pub(crate) admissions: u32,
     /// Times in a row that it has to wait for a controller (`on_failure: wait`).
     pub(crate) waits: u32,
     /// Times that its chain changed while it was asked, since it was last assigned.
     pub(crate) restarts: u32,
-    /// When it is dropped if it still waits.
-    pub(crate) stuck_at: Duration,
-    /// The state it is counted under.
-    pub(crate) counted: Option<JobState>,
     /// Times a runner was lost while it was assigned.
     pub(crate) losses: u32,
-    /// Runners that it is kept from; systems of one runner may differ, and each difference counts by itself.
-    pub(crate) kept_from: HashMap<Arc<str>, Vec<KeptFrom>>,
+    /// The state it is counted under.
+    pub(crate) counted: Option<JobState>,
+    /// The lane it waits in.
+    pub(crate) lane: Option<LaneId>,
+    /// Runners that it is kept from.
+    pub(crate) kept: Vec<KeptFrom>,
+    pub(crate) events: Vec<Event>,
+}
+
+/// What a job is made of.
+#[derive(Clone)]
+pub(crate) enum Content {
+    /// In memory. Holds secrets.
+    Held { document: Bytes, view: Result<Arc<View>, ViewRejection> },
+    /// In the store.
+    Stored(DocumentRef),
+    /// Nobody needs it any more.
+    Gone,
 }
 
 /// What a job is at, with what belongs to it there.
@@ -49,13 +81,13 @@ pub(crate) enum Phase {
     Admitted {
         /// The decision that admitted it.
         stamp: Stamp,
-        /// A runner it is being checked for.
+        /// A runner it is being checked for. Without one, it is in its lane.
         check: Option<Check>,
     },
     /// A runner has it.
-    Assigned(Grant),
+    Assigned(Box<Grant>),
     /// A runner executes it.
-    Running(Grant),
+    Running(Box<Grant>),
     /// It is over.
     Finished,
 }
@@ -64,7 +96,8 @@ pub(crate) enum Phase {
 #[derive(Clone, Debug)]
 pub(crate) struct Stamp {
     pub(crate) version: ChainVersion,
-    pub(crate) at: Duration,
+    /// `None` when that cannot be told: then it serves nothing.
+    pub(crate) at: Option<Duration>,
 }
 
 /// A job being asked about for one runner.
@@ -83,31 +116,51 @@ pub(crate) struct Grant {
     pub(crate) lease: Lease,
     pub(crate) runner: Arc<str>,
     pub(crate) system: Arc<str>,
-    /// The stream it went out on; `None` once that is gone.
+    /// The stream it went out on, or was last heard on; `None` once that is gone.
     pub(crate) session: Option<Session>,
+    /// When the lease ends unless the runner is heard.
     pub(crate) expires: Duration,
+    /// When the job itself last gave a sign of life.
+    pub(crate) alive: Duration,
+    /// When its timer is due.
+    pub(crate) due: Duration,
+    /// Whether an instance runner has it: it then counts for its project's share.
+    pub(crate) shared: bool,
+    /// The leadership it was given under.
+    pub(crate) fence: Option<u64>,
     /// The decision it was assigned under; the job takes it along when it comes back.
     pub(crate) stamp: Stamp,
 }
 
-/// Why and for how long a job is kept from a runner.
+/// Why and for how long a job is kept from a kind of runner.
 #[derive(Clone, Debug)]
 pub(crate) struct KeptFrom {
+    pub(crate) runner: Arc<str>,
+    pub(crate) kind: RunnerKind,
     /// It ends when the chain changes …
     pub(crate) version: ChainVersion,
-    /// … or the runner does …
-    pub(crate) facts: Arc<Runner>,
     /// … or at this time.
     pub(crate) until: Option<Duration>,
+    /// Why, for people.
+    pub(crate) reason: Box<str>,
+}
+
+/// Something that happened to a job.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    /// Microseconds since 1970.
+    pub(crate) time: i64,
+    pub(crate) state: JobState,
+    pub(crate) text: Option<Box<str>>,
 }
 
 impl Job {
-    pub(crate) fn new(new: NewJob, sequence: u64, now: Now) -> Self {
+    pub(crate) fn new(new: NewJob, tags: Arc<[String]>, project: ProjectPath, sequence: u64, now: Now) -> Self {
         let record = JobRecord {
-            id: new.id.clone(),
-            project: new.project.clone(),
-            source_id: new.source_id.clone(),
-            name: new.name.clone(),
+            id: new.id,
+            project,
+            source_id: new.source_id,
+            name: new.name,
             state: JobState::Routing,
             reason: String::new(),
             submitted_at: now.wall,
@@ -117,22 +170,33 @@ impl Job {
             finished_at: None,
             runner: None,
             lease: None,
-            priority: 0,
+            priority: new.priority,
             exit_code: None,
         };
-        Self {
-            new,
+        let mut job = Self {
             record: Arc::new(record),
             phase: Phase::Routing { admission: None, reserved: None },
+            content: Content::Held { document: new.document, view: new.view },
+            stored: None,
+            tags,
+            protected: new.protected,
+            retry_on_lost: new.retry_on_lost,
+            dirty: false,
+            timeout_seconds: new.timeout_seconds,
             sequence,
+            submitted: now.tick,
+            since: now.tick,
             admissions: 0,
             waits: 0,
             restarts: 0,
-            stuck_at: now.tick + LONGEST_WAIT,
-            counted: None,
             losses: 0,
-            kept_from: HashMap::new(),
-        }
+            counted: None,
+            lane: None,
+            kept: Vec::new(),
+            events: Vec::with_capacity(2),
+        };
+        job.note("submitted", now);
+        job
     }
 
     /// Moves it to another phase and brings its record along. The only place where a job changes its state.
@@ -154,20 +218,52 @@ impl Job {
             record.lease = Some(grant.lease);
             record.runner = Some(grant.runner.clone());
         }
+        let text = match (&self.phase, to) {
+            (Phase::Assigned(grant), _) => format!("to {} ({})", grant.runner, grant.system),
+            _ => self.record.reason.clone(),
+        };
+        self.note(&text, now);
     }
 
-    /// Keeps it from runners of these facts, instead of what kept it from them before.
-    pub(crate) fn keep_from(&mut self, runner: Arc<str>, kept: KeptFrom, now: Now) {
-        let others = self.kept_from.entry(runner).or_default();
+    /// Remembers that something happened to it.
+    pub(crate) fn note(&mut self, text: &str, now: Now) {
+        if self.events.len() >= MOST_EVENTS {
+            self.events.remove(FIRST_EVENTS);
+        }
+        let text = (!text.is_empty()).then(|| text.into());
+        self.events.push(Event { time: now.wall.as_microsecond(), state: self.record.state, text });
+    }
+
+    /// Keeps it from runners of a kind, instead of what kept it from them before.
+    pub(crate) fn keep_from(&mut self, kept: KeptFrom, now: Now) {
+        let others = &mut self.kept;
         others.retain(|other| {
-            other.facts != kept.facts
-                && other.version == kept.version
+            let same_runner = other.runner == kept.runner;
+            other.kind != kept.kind
+                && (!same_runner || other.version == kept.version)
                 && other.until.is_none_or(|until| until > now.tick)
         });
         if others.len() >= MOST_KEPT {
             others.remove(0);
         }
         others.push(kept);
+        others.sort_by_key(|kept| kept.kind);
+    }
+
+    /// Forgets what kept it from runners for a time that is over.
+    pub(crate) fn stop_keeping(&mut self, now: Now) {
+        self.kept.retain(|kept| kept.until.is_none_or(|until| until > now.tick));
+    }
+
+    /// Leaves what it is made of in the store, if it is there.
+    pub(crate) fn rest(&mut self) {
+        if let (Content::Held { .. }, Some(stored)) = (&self.content, self.stored) {
+            self.content = Content::Stored(stored);
+        }
+    }
+
+    pub(crate) fn project(&self) -> &ProjectPath {
+        &self.record.project
     }
 
     pub(crate) fn grant(&self) -> Option<&Grant> {
@@ -184,6 +280,11 @@ impl Job {
         }
     }
 
+    /// Whether it is in a lane, or should be.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Admitted { check: None, .. })
+    }
+
     /// The stream whose slot is held for it while it is asked about.
     pub(crate) fn reserved(&self) -> Option<Session> {
         match &self.phase {
@@ -191,5 +292,21 @@ impl Job {
             Phase::Admitted { check, .. } => check.as_ref().map(|check| check.session),
             _ => None,
         }
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Held { .. } => "[redacted]",
+            Self::Stored(_) => "stored",
+            Self::Gone => "gone",
+        })
+    }
+}
+
+impl Event {
+    pub(crate) fn when(&self) -> Timestamp {
+        Timestamp::from_microsecond(self.time).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 }

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    Effect, Grant, KEEP_AFTER_REFUSAL, LEASE, MOST_LOSSES, Now, Phase, Scheduler, Timer,
+    Effect, HEALTHY, KEEP_AFTER_REFUSAL, LEASE, MOST_LOSSES, Now, Phase, Scheduler, Slot, Timer,
+    job::Grant,
+    leaders::{Taint, TaintKey},
     session::{SessionState, count},
+    stuck::SIGN_OF_LIFE,
 };
 use crate::{
     handle::{CoreError, HeldLease, JobResult, RunnerEvent, RunnerHello, RunnerOrder, Session},
@@ -24,45 +27,92 @@ impl Scheduler {
         if hello.capacity == 0 || hello.capacity > MOST_CAPACITY {
             return Err(CoreError::Protocol(format!("`capacity` is 1 to {MOST_CAPACITY}")));
         }
-        let older =
-            self.sessions.iter().find(|(_, state)| state.config.name == hello.runner.name && *state.system == **id);
-        if let Some(older) = older.map(|(session, _)| *session) {
+        let system: (Arc<str>, Arc<str>) = (hello.runner.name.clone(), id.as_str().into());
+        let mut since = now.tick;
+        if let Some(older) = self.systems.get(&system).copied() {
+            since = self.sessions.get(&older).map_or(since, |state| state.since);
             self.outcome.effects.push(Effect::End(older, CoreError::Superseded));
             self.detach(older, now);
         }
         self.session += 1;
         let session = Session(self.session);
-        self.sessions.insert(session, SessionState::new(hello, now));
-        self.timers.insert((now.tick + LEASE, Timer::Silence(session)));
+        let group = self.group_of(&hello.runner, now);
+        let mut state = SessionState::new(hello, group, now);
+        state.since = since;
+        // Until it is known, it does not.
+        state.leads = state.config.group.is_none();
+        let capacity = state.capacity;
+        self.systems.insert(system.clone(), session);
+        self.sessions.insert(session, state);
+        if let Some(group) = self.groups.get_mut(group) {
+            group.attach(session, hello.runner.priority, capacity);
+        }
+        self.lanes.online(group, &self.jobs, &self.groups, &mut self.timers, now.tick);
+        self.timers.set(now.tick + HEALTHY, Timer::Silence(session));
+        for (kind, reason) in &hello.taints {
+            let key = TaintKey { runner: system.0.clone(), kind: *kind, system: Some(system.1.clone()) };
+            if !self.taints.contains_key(&key) {
+                self.taint(key, Taint { reason: reason.clone(), by: "runner".to_owned(), since: now.wall }, now);
+            }
+        }
+        self.apply_taint(session);
+        self.joins(session, now);
+        self.refresh(session, now);
         if self.draining {
             self.outcome.effects.push(Effect::Order(session, RunnerOrder::Drain));
         }
         self.heartbeat(session, &hello.leases, now);
+        self.signal_first(session, now);
+        self.signal_soon(group, now);
         Ok(session)
     }
 
     /// A runner's stream ended. Its leases live until they expire; slots held for jobs are free again.
     pub(crate) fn detach(&mut self, session: Session, now: Now) {
-        let Some(SessionState { jobs, reserved, .. }) = self.sessions.remove(&session) else { return };
-        for id in jobs {
-            if let Some(grant) = self.jobs.get_mut(&id).and_then(|job| job.grant_mut()) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            // It takes nothing while it goes.
+            state.draining = true;
+        }
+        self.refresh(session, now);
+        let Some(state) = self.sessions.remove(&session) else { return };
+        let system = (state.config.name.clone(), state.system.clone());
+        if self.systems.get(&system) == Some(&session) {
+            self.systems.remove(&system);
+        }
+        for slot in &state.jobs {
+            if let Some(grant) = self.jobs.get_mut(*slot).and_then(|job| job.grant_mut()) {
                 grant.session = None;
             }
         }
-        for id in reserved {
-            self.release(&id);
-            self.place(&id, now);
+        if let Some(group) = self.groups.get_mut(state.group) {
+            group.running -= u64::from(state.counted.running);
+            group.detach(session, state.config.priority, state.capacity);
         }
+        self.stepped.insert(state.group);
+        self.lanes.online(state.group, &self.jobs, &self.groups, &mut self.timers, now.tick);
+        self.leaves(session, &state, now);
+        for slot in &state.reserved {
+            self.release(*slot, now);
+            self.place(*slot, now);
+        }
+        // Those of a lower priority may be wanted now.
+        self.match_group(state.group, now);
+        self.signal_soon(state.group, now);
+        self.forget_group(state.group);
     }
 
     /// An attached runner says something.
     pub(crate) fn event(&mut self, session: Session, event: RunnerEvent, now: Now) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.heard = now.tick;
+        if std::mem::take(&mut state.silent) {
+            self.timers.set(now.tick + HEALTHY, Timer::Silence(session));
+            self.stands_otherwise(session, now);
+        }
         match event {
             RunnerEvent::Credit(slots) => self.credit(session, slots, now),
             RunnerEvent::Accepted(job, lease) | RunnerEvent::Output(job, lease) => {
-                self.extend(session, &job, lease, now);
+                self.alive(session, &job, lease, now);
             }
             RunnerEvent::Started(job, lease) => self.started(session, &job, lease, now),
             RunnerEvent::Refused(job, lease, reason) => self.refused(session, &job, lease, &reason, now),
@@ -71,9 +121,12 @@ impl Scheduler {
                 self.heartbeat(session, &leases, now);
                 // Word from the router is an answer to word from the runner, so that neither outlives the other's patience.
                 self.outcome.effects.push(Effect::Order(session, RunnerOrder::Heartbeat));
-                self.match_session(session, now);
             }
-            RunnerEvent::Draining => state.draining = true,
+            RunnerEvent::Draining => {
+                let Some(state) = self.sessions.get_mut(&session) else { return };
+                state.draining = true;
+                self.stands_otherwise(session, now);
+            }
         }
     }
 
@@ -91,16 +144,20 @@ impl Scheduler {
             return;
         }
         state.credits = credits;
+        self.refresh(session, now);
         self.match_session(session, now);
     }
 
-    /// Whether the runner of this stream holds this lease. If not, it is told to stop.
-    fn holds(&mut self, session: Session, id: &JobId, lease: Lease) -> bool {
-        let Some(state) = self.sessions.get(&session) else { return false };
-        let valid = self.jobs.get(id).and_then(|job| job.grant()).is_some_and(|grant| {
-            grant.lease == lease && grant.runner == state.config.name && grant.system == state.system
+    /// The job a runner speaks of, if it holds this lease of it. If not, it is told to stop.
+    fn held(&mut self, session: Session, id: &JobId, lease: Lease) -> Option<Slot> {
+        let state = self.sessions.get(&session)?;
+        let slot = self.jobs.slot(id);
+        let valid = slot.filter(|slot| {
+            self.jobs.get(*slot).and_then(|job| job.grant()).is_some_and(|grant| {
+                grant.lease == lease && grant.runner == state.config.name && grant.system == state.system
+            })
         });
-        if !valid {
+        if valid.is_none() {
             let reason = "this lease is not valid any more".to_owned();
             self.outcome.effects.push(Effect::Order(session, RunnerOrder::Cancel(id.clone(), lease, reason)));
         }
@@ -108,60 +165,71 @@ impl Scheduler {
     }
 
     /// Extends a lease that is valid, and ties it to the stream it was heard on.
-    fn extend(&mut self, session: Session, id: &JobId, lease: Lease, now: Now) -> bool {
-        if !self.holds(session, id, lease) {
-            return false;
-        }
-        let Some(grant) = self.jobs.get_mut(id).and_then(|job| job.grant_mut()) else { return false };
+    fn extend(&mut self, session: Session, id: &JobId, lease: Lease, now: Now) -> Option<Slot> {
+        let slot = self.held(session, id, lease)?;
+        let grant = self.jobs.get_mut(slot)?.grant_mut()?;
         grant.expires = now.tick + LEASE;
         if grant.session != Some(session) {
-            grant.session = Some(session);
-            if let Some(state) = self.sessions.get_mut(&session) {
-                state.jobs.insert(id.clone());
+            let before = grant.session.replace(session);
+            if let Some(state) = before.and_then(|before| self.sessions.get_mut(&before)) {
+                state.jobs.remove(&slot);
             }
+            let state = self.sessions.get_mut(&session)?;
+            state.jobs.insert(slot);
+            // A slot it has used cannot be free as well.
+            let most = state.capacity.saturating_sub(count(&state.jobs));
+            state.credits = state.credits.min(most);
+            self.refresh(session, now);
         }
-        true
+        Some(slot)
+    }
+
+    /// A sign of life of the job itself, and so of its runner.
+    fn alive(&mut self, session: Session, id: &JobId, lease: Lease, now: Now) -> Option<Slot> {
+        let slot = self.extend(session, id, lease, now)?;
+        self.jobs.get_mut(slot)?.grant_mut()?.alive = now.tick;
+        Some(slot)
     }
 
     fn started(&mut self, session: Session, id: &JobId, lease: Lease, now: Now) {
-        if !self.extend(session, id, lease, now) {
-            return;
+        if let Some(slot) = self.alive(session, id, lease, now) {
+            self.run(slot, now);
         }
-        let Some(job) = self.jobs.get_mut(id) else { return };
+    }
+
+    fn run(&mut self, slot: Slot, now: Now) {
+        let Some(job) = self.jobs.get_mut(slot) else { return };
         if let Phase::Assigned(grant) = &job.phase {
             let grant = grant.clone();
             job.go(JobState::Running, Phase::Running(grant), String::new(), now);
-            self.changed(id);
+            self.changed(slot);
         }
     }
 
     fn refused(&mut self, session: Session, id: &JobId, lease: Lease, reason: &str, now: Now) {
-        if !self.holds(session, id, lease) {
-            return;
-        }
-        let assigned = matches!(self.jobs.get(id).map(|job| &job.phase), Some(Phase::Assigned(_)));
-        if !assigned {
+        let Some(slot) = self.held(session, id, lease) else { return };
+        if !matches!(self.jobs.get(slot).map(|job| &job.phase), Some(Phase::Assigned(_))) {
             return;
         }
         let runner = self.sessions.get(&session).map(|state| state.config.name.clone()).unwrap_or_default();
         let reason: String = reason.chars().filter(|c| !c.is_control()).take(200).collect();
+        let reason = format!("refused by runner {runner}: {reason}");
+        self.end_grant(slot, now);
+        self.wait_again(slot, reason.clone(), now);
         // A runner that just refused it is not the first to be asked again.
-        self.keep_for(id, session, KEEP_AFTER_REFUSAL, now);
-        self.back_to_admitted(id, format!("refused by runner {runner}: {reason}"), now);
+        self.keep(slot, session, Some(now.tick + KEEP_AFTER_REFUSAL), &reason, now);
+        self.place(slot, now);
     }
 
     fn finished(&mut self, session: Session, id: &JobId, lease: Lease, result: JobResult, now: Now) {
-        let holds = self.jobs.get(id).and_then(|job| job.grant()).is_some_and(|grant| grant.lease == lease)
-            && self.extend(session, id, lease, now);
-        if holds {
-            if matches!(self.jobs.get(id).map(|job| &job.phase), Some(Phase::Assigned(_))) {
-                self.started(session, id, lease, now);
-            }
-            if let Some(job) = self.jobs.get_mut(id) {
+        let current = self.job(id).and_then(|job| job.grant()).is_some_and(|grant| grant.lease == lease);
+        if current && let Some(slot) = self.extend(session, id, lease, now) {
+            self.run(slot, now);
+            if let Some(job) = self.jobs.get_mut(slot) {
                 Arc::make_mut(&mut job.record).exit_code = result.exit_code;
             }
             let state = if result.state.is_final() { result.state } else { JobState::Failed };
-            self.finish(id, state, result.reason, now);
+            self.finish(slot, state, result.reason, now);
         }
         // The first result counts; a runner that says it again, or too late, may forget it.
         self.outcome.effects.push(Effect::Order(session, RunnerOrder::Recorded(id.clone(), lease)));
@@ -169,74 +237,127 @@ impl Scheduler {
 
     fn heartbeat(&mut self, session: Session, leases: &[HeldLease], now: Now) {
         for held in leases {
-            if self.extend(session, &held.job, held.lease, now) && held.started {
-                self.started(session, &held.job, held.lease, now);
+            if let Some(slot) = self.extend(session, &held.job, held.lease, now)
+                && held.started
+            {
+                self.run(slot, now);
             }
         }
     }
 
-    pub(super) fn lease_due(&mut self, id: &JobId, lease: Lease, now: Now) {
-        let Some(grant) = self.jobs.get(id).and_then(|job| job.grant()).filter(|grant| grant.lease == lease) else {
+    pub(super) fn lease_due(&mut self, slot: Slot, lease: Lease, now: Now) {
+        let Some(job) = self.jobs.get_mut(slot) else { return };
+        let started = matches!(job.phase, Phase::Running(_));
+        let Some(grant) = job.grant_mut().filter(|grant| grant.lease == lease) else { return };
+        let (expires, lifeless) = (grant.expires, grant.alive + SIGN_OF_LIFE);
+        if expires > now.tick && (!started || lifeless > now.tick) {
+            grant.due = if started { expires.min(lifeless) } else { expires };
+            self.timers.set(grant.due, Timer::Lease(slot, lease));
             return;
-        };
-        if grant.expires > now.tick {
-            self.timers.insert((grant.expires, Timer::Lease(id.clone(), lease)));
-            return;
+        }
+        if expires > now.tick {
+            return self.lifeless(slot, lease, now);
         }
         let (runner, session) = (grant.runner.clone(), grant.session);
         if let Some(session) = session {
-            let reason = "its lease expired".to_owned();
-            self.outcome.effects.push(Effect::Order(session, RunnerOrder::Cancel(id.clone(), lease, reason)));
+            let (id, reason) = (job.record.id.clone(), "its lease expired".to_owned());
+            self.outcome.effects.push(Effect::Order(session, RunnerOrder::Cancel(id, lease, reason)));
         }
-        self.lost(id, &runner, now);
+        self.lost(slot, &runner, now);
     }
 
     /// A runner is gone with a job.
-    fn lost(&mut self, id: &JobId, runner: &str, now: Now) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
+    fn lost(&mut self, slot: Slot, runner: &str, now: Now) {
+        let Some(job) = self.jobs.get_mut(slot) else { return };
         let started = matches!(job.phase, Phase::Running(_));
-        if started && !job.new.retry_on_lost {
-            return self.finish(id, JobState::Failed, format!("runner lost: {runner}"), now);
+        if started && !job.retry_on_lost {
+            return self.finish(slot, JobState::Failed, format!("runner lost: {runner}"), now);
         }
         job.losses += 1;
         if job.losses > MOST_LOSSES {
             let reason = format!("runner lost: {runner}, the last of {} that were lost with it", job.losses);
-            return self.finish(id, JobState::Failed, reason, now);
+            return self.finish(slot, JobState::Failed, reason, now);
         }
-        self.back_to_admitted(id, format!("runner lost: {runner}"), now);
+        self.end_grant(slot, now);
+        self.wait_again(slot, format!("runner lost: {runner}"), now);
+        self.place(slot, now);
     }
 
     /// A job that no runner executes waits again, in its old place. Its decision is as old as it was.
-    fn back_to_admitted(&mut self, id: &JobId, reason: String, now: Now) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        let Some(Grant { session, stamp, .. }) = job.grant().cloned() else { return };
+    fn wait_again(&mut self, slot: Slot, reason: String, now: Now) {
+        let Some(job) = self.jobs.get_mut(slot) else { return };
+        let Some(Grant { stamp, .. }) = job.grant().cloned() else { return };
         job.go(JobState::Admitted, Phase::Admitted { stamp, check: None }, reason, now);
-        if let Some(state) = session.and_then(|session| self.sessions.get_mut(&session)) {
-            state.jobs.remove(id);
+        job.since = now.tick;
+        self.waits(slot);
+        self.changed(slot);
+    }
+
+    /// What a lease holds is free again. Its slot of the runner is free only when the runner says so.
+    pub(super) fn end_grant(&mut self, slot: Slot, now: Now) {
+        let Some(job) = self.jobs.get(slot) else { return };
+        let Some(Grant { lease, session, due, shared, .. }) = job.grant() else { return };
+        let (lease, session, due, shared) = (*lease, *session, *due, *shared);
+        let project = job.record.project.clone();
+        self.timers.unset(due, Timer::Lease(slot, lease));
+        if let Some(session) = session {
+            if let Some(state) = self.sessions.get_mut(&session) {
+                state.jobs.remove(&slot);
+            }
+            self.refresh(session, now);
         }
-        self.changed(id);
-        self.enqueue(id);
-        self.place(id, now);
+        if shared {
+            self.lanes.running(&project, false, &self.jobs, &mut self.groups, &mut self.timers, now.tick);
+        }
     }
 
     /// An assignment that could not be committed is undone. No runner has heard of it, so it costs nobody anything.
     pub(crate) fn take_back(&mut self, id: &JobId, lease: Lease, now: Now) {
-        let grant = self.jobs.get(id).and_then(|job| job.grant()).filter(|grant| grant.lease == lease);
+        let Some(slot) = self.jobs.slot(id) else { return };
+        let grant = self.jobs.get(slot).and_then(|job| job.grant()).filter(|grant| grant.lease == lease);
         let Some(Grant { session, .. }) = grant else { return };
+        let session = *session;
+        self.end_grant(slot, now);
         if let Some(state) = session.and_then(|session| self.sessions.get_mut(&session)) {
             state.credits += 1;
         }
-        self.back_to_admitted(id, String::new(), now);
+        if let Some(session) = session {
+            self.refresh(session, now);
+        }
+        self.wait_again(slot, String::new(), now);
+        self.place(slot, now);
+    }
+
+    /// A job that cannot be given to its runner, because its document cannot be read, fails.
+    pub(crate) fn undeliverable(&mut self, id: &JobId, lease: Lease, reason: String, now: Now) {
+        let Some(slot) = self.jobs.slot(id) else { return };
+        let grant = self.jobs.get(slot).and_then(|job| job.grant()).filter(|grant| grant.lease == lease);
+        let Some(Grant { session, .. }) = grant else { return };
+        let session = *session;
+        self.finish(slot, JobState::Failed, reason, now);
+        if let Some(session) = session {
+            // The runner has not heard of it: its slot is still free.
+            if let Some(state) = self.sessions.get_mut(&session) {
+                state.credits += 1;
+            }
+            self.refresh(session, now);
+            self.match_session(session, now);
+        }
     }
 
     pub(super) fn silence_due(&mut self, session: Session, now: Now) {
-        let Some(SessionState { heard, .. }) = self.sessions.get(&session) else { return };
-        let due = *heard + LEASE;
-        if due > now.tick {
-            self.timers.insert((due, Timer::Silence(session)));
-            return;
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let (silent, gone) = (state.heard + HEALTHY, state.heard + LEASE);
+        if silent > now.tick {
+            self.timers.set(silent, Timer::Silence(session));
+        } else if gone > now.tick {
+            self.timers.set(gone, Timer::Silence(session));
+            if !std::mem::replace(&mut state.silent, true) {
+                self.stands_otherwise(session, now);
+            }
+        } else {
+            self.outcome.effects.push(Effect::End(session, CoreError::Silent));
+            self.detach(session, now);
         }
-        self.outcome.effects.push(Effect::End(session, CoreError::Silent));
-        self.detach(session, now);
     }
 }

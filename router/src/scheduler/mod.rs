@@ -1,50 +1,75 @@
 //! The state machine that owns jobs and runners. It does no I/O and reads no clock: methods take `now`, change the state, and
 //! leave behind what is to be done ([`Outcome`]).
+//!
+//! | module | owns |
+//! |---|---|
+//! | `job`, `jobs` | jobs, and where each is in its life |
+//! | `lanes` | waiting jobs, in order |
+//! | `fingerprint`, `groups` | capability groups, their free slots, spillover |
+//! | `session`, `leases`, `leaders` | runners, what they say, who leads |
+//! | `matching` | which job goes to which runner, and on what condition |
+//! | `stuck`, `signals`, `timers` | what time brings |
+//! | `restore` | rows of the store, written and read back |
+//! | `look`, `explain` | what people see |
 
+mod explain;
+mod fingerprint;
+mod groups;
 mod job;
+mod jobs;
+mod lanes;
+mod leaders;
 mod leases;
 mod look;
 mod matching;
+mod restore;
 mod session;
+mod signals;
+mod stuck;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod versions;
-mod waiting;
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use jiff::Timestamp;
-use jobgate_sdk::Runner;
-
+use bytes::Bytes;
+use groups::{GroupId, Groups};
+use jiff::{SignedDuration, Timestamp};
+pub(crate) use job::{Content, Job, Phase};
 use job::{Grant, Stamp};
-pub(crate) use job::{Job, Phase};
+use jobgate_sdk::Runner;
+use jobs::Jobs;
+pub(crate) use jobs::Slot;
+use lanes::Lanes;
+use leaders::{RunnerGroup, Taint, TaintKey};
 use session::SessionState;
+use timers::{Timer, Timers};
 use versions::Versions;
-use waiting::{Place, Waiting};
 
 use crate::{
     admission::Conclusion,
     chain::{ChainVersion, Chains, Part},
-    config::RunnerConfig,
+    config::{RunnerConfig, RunnerGroupConfig, WeightRule},
     decision::Cause,
     handle::{CoreError, RunnerOrder, Session},
     job::{JobId, JobRecord, JobState, Lease, NewJob},
     path::ProjectPath,
+    store::DocumentRef,
 };
 
 /// A lease lives so long after the runner's last sign of life.
 pub(crate) const LEASE: Duration = Duration::from_secs(45);
-/// A runner that was silent for so long gets no new jobs: three heartbeats are missing.
+/// After a restart of the router no lease passes on for so long: runners find their way back first.
+pub(crate) const GRACE: Duration = Duration::from_secs(60);
+/// A runner that was silent for so long gets no new jobs: three heartbeats are missing. Leadership ends then, too.
 pub(crate) const HEALTHY: Duration = Duration::from_secs(15);
 /// A job is lost so often before it was started until it fails.
 const MOST_LOSSES: u32 = 3;
-/// A job that waits longer is dropped; GitLab's own limit.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// Shortest and longest pause before a job with `on_failure: wait` is asked about again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// A job's chain may change so often while it is asked, before the job waits a while.
@@ -58,9 +83,9 @@ const KEEP_AFTER_REFUSAL: Duration = Duration::from_secs(5);
 /// The time, told from outside.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
-    /// Monotonic, since the router started; for everything that waits.
+    /// Monotonic; for everything that waits.
     pub(crate) tick: Duration,
-    /// By the calendar; for records only.
+    /// By the calendar; for records, and for what was recorded before a restart.
     pub(crate) wall: Timestamp,
 }
 
@@ -69,8 +94,22 @@ pub(crate) struct Now {
 pub(crate) struct Outcome {
     /// Jobs whose record changed, in order; later ones of the same job go further.
     pub(crate) changed: Vec<Arc<JobRecord>>,
+    /// The same jobs, each once: their rows are to be written.
+    pub(crate) rows: Vec<Slot>,
+    /// New jobs, whose documents are to be written.
+    pub(crate) new: Vec<NewDocument>,
+    /// What else is to be written; `None` takes a key away.
+    pub(crate) settings: BTreeMap<String, Option<Vec<u8>>>,
     /// What leaves the state machine.
     pub(crate) effects: Vec<Effect>,
+}
+
+/// The document of a new job.
+pub(crate) struct NewDocument {
+    pub(crate) slot: Slot,
+    pub(crate) job: JobId,
+    /// Holds secrets.
+    pub(crate) document: Bytes,
 }
 
 /// Something that leaves the state machine.
@@ -80,10 +119,22 @@ pub(crate) enum Effect {
     Ask { job: JobId, admission: Arc<str> },
     /// Ask what is left of it about this runner.
     AskAboutRunner { job: JobId, admission: Arc<str>, runner: Arc<Runner> },
+    /// Give a job to a runner.
+    Assign(Session, Box<Assignment>),
     /// Tell a runner.
     Order(Session, RunnerOrder),
     /// End a runner's stream.
     End(Session, CoreError),
+}
+
+/// A job on its way to a runner.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub(crate) job: JobId,
+    pub(crate) lease: Lease,
+    pub(crate) content: Content,
+    pub(crate) timeout_seconds: Option<i64>,
+    pub(crate) fence: Option<u64>,
 }
 
 /// What an admission came to, as far as scheduling is concerned.
@@ -105,106 +156,166 @@ pub(crate) struct Limits {
     pub(crate) admission_ttl: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Lease(JobId, Lease),
-    Silence(Session),
-    Retry(JobId),
-    Stuck(JobId),
-    Match(JobId),
+/// What the configuration says of runners and of the order of jobs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) runners: Vec<Arc<RunnerConfig>>,
+    pub(crate) groups: Vec<RunnerGroupConfig>,
+    pub(crate) fairness: Arc<[WeightRule]>,
+    pub(crate) hold: Duration,
 }
 
 pub(crate) struct Scheduler {
     limits: Limits,
     chains: Chains,
-    jobs: BTreeMap<JobId, Job>,
-    finished: VecDeque<JobId>,
-    waiting: Waiting,
-    sessions: BTreeMap<Session, SessionState>,
-    timers: BTreeSet<(Duration, Timer)>,
     versions: Versions,
+    configured: Vec<Arc<RunnerConfig>>,
+    hold: Duration,
+    jobs: Jobs,
+    finished: VecDeque<Slot>,
+    lanes: Lanes,
+    groups: Groups,
+    sessions: HashMap<Session, SessionState>,
+    /// Streams by runner and system.
+    systems: HashMap<(Arc<str>, Arc<str>), Session>,
+    runner_groups: Vec<RunnerGroup>,
+    taints: BTreeMap<TaintKey, Taint>,
+    timers: Timers,
+    /// Jobs that no runner has, by when they began to wait.
+    waiting: BTreeSet<(Duration, Slot)>,
+    oldest_at: Option<Duration>,
     /// Jobs by state.
     counts: BTreeMap<&'static str, usize>,
+    /// Tags of jobs, each list once.
+    tags: HashSet<Arc<[String]>>,
     sequence: u64,
     lease: u64,
     session: u64,
     draining: bool,
     /// Nothing is assigned while the store cannot write.
     paused: bool,
+    /// Jobs restored in routing, not asked about yet.
+    unasked: Vec<Slot>,
+    /// Groups whose slots changed in this step.
+    stepped: BTreeSet<GroupId>,
     outcome: Outcome,
 }
 
 impl Scheduler {
-    pub(crate) fn new(chains: Chains, limits: Limits) -> Self {
-        Self {
+    pub(crate) fn new(chains: Chains, limits: Limits, rules: Rules) -> Self {
+        let mut scheduler = Self {
             limits,
             chains,
-            jobs: BTreeMap::new(),
-            finished: VecDeque::new(),
-            waiting: Waiting::default(),
-            sessions: BTreeMap::new(),
-            timers: BTreeSet::new(),
             versions: Versions::default(),
+            configured: Vec::new(),
+            hold: rules.hold,
+            jobs: Jobs::default(),
+            finished: VecDeque::new(),
+            lanes: Lanes::new(rules.fairness.clone()),
+            groups: Groups::default(),
+            sessions: HashMap::new(),
+            systems: HashMap::new(),
+            runner_groups: Vec::new(),
+            taints: BTreeMap::new(),
+            timers: Timers::default(),
+            waiting: BTreeSet::new(),
+            oldest_at: None,
             counts: BTreeMap::new(),
+            tags: HashSet::new(),
             sequence: 0,
             lease: 0,
             session: 0,
             draining: false,
             paused: false,
+            unasked: Vec::new(),
+            stepped: BTreeSet::new(),
             outcome: Outcome::default(),
-        }
+        };
+        let now = Now { tick: Duration::ZERO, wall: Timestamp::UNIX_EPOCH };
+        scheduler.use_rules(rules, now);
+        scheduler
     }
 
-    /// What is to be done since it was last taken.
-    pub(crate) fn take_outcome(&mut self) -> Outcome {
+    /// What is to be done since it was last taken. Ends a step.
+    pub(crate) fn take_outcome(&mut self, now: Now) -> Outcome {
+        self.end_of_step(now);
         std::mem::take(&mut self.outcome)
     }
 
     /// When [`Scheduler::tick`] has something to do next.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.next()
     }
 
     /// Takes jobs, all or none.
     pub(crate) fn submit(&mut self, jobs: Vec<NewJob>, now: Now) -> Result<Vec<(JobId, JobState)>, CoreError> {
-        let living = self.jobs.len() - self.finished.len();
-        if living + jobs.len() > self.limits.max_jobs {
-            return Err(CoreError::QueueFull { limit: self.limits.max_jobs });
+        let full = CoreError::QueueFull { limit: self.limits.max_jobs };
+        if self.living() + jobs.len() > self.limits.max_jobs {
+            return Err(full);
         }
         let mut submitted = Vec::with_capacity(jobs.len());
-        for new in jobs {
+        for mut new in jobs {
             let id = new.id.clone();
             self.sequence += 1;
-            let job = Job::new(new, self.sequence, now);
-            self.timers.insert((job.stuck_at, Timer::Stuck(id.clone())));
-            self.jobs.insert(id.clone(), job);
-            self.changed(&id);
-            self.ask(&id, None);
+            let tags = self.shared_tags(std::mem::take(&mut new.tags));
+            // One text for all jobs of a project.
+            let project = self.lanes.shared_path(&new.project);
+            let document = new.document.clone();
+            let job = Job::new(new, tags, project, self.sequence, now);
+            let Some(slot) = self.jobs.insert(job) else { return Err(full) };
+            self.outcome.new.push(NewDocument { slot, job: id.clone(), document });
+            self.waits(slot);
+            self.changed(slot);
+            self.ask(slot, None, now);
             submitted.push((id, JobState::Routing));
         }
         Ok(submitted)
     }
 
+    fn living(&self) -> usize {
+        self.jobs.len() - self.finished.len()
+    }
+
+    fn shared_tags(&mut self, mut tags: Vec<String>) -> Arc<[String]> {
+        tags.sort_unstable();
+        tags.dedup();
+        if let Some(known) = self.tags.get(tags.as_slice()) {
+            return known.clone();
+        }
+        // Lists that no job has any more go when there are many.
+        if self.tags.len() >= 1024 && self.tags.len() >= self.living() {
+            self.tags.retain(|tags| Arc::strong_count(tags) > 1);
+        }
+        let tags: Arc<[String]> = tags.into();
+        self.tags.insert(tags.clone());
+        tags
+    }
+
     /// The chains are other ones from now on. Decisions made under the old ones are found stale when they would serve.
     pub(crate) fn set_chains(&mut self, chains: Chains, now: Now) {
-        self.use_chains(chains);
+        self.chains = chains;
+        self.versions = Versions::default();
         self.match_all(now);
     }
 
-    /// Chains and runners are others from now on, and decisions serve for another time. Streams of runners that are gone or
-    /// changed end; they come back as what they are now.
-    pub(crate) fn reconfigure(&mut self, chains: Chains, runners: &[Arc<RunnerConfig>], ttl: Duration, now: Now) {
-        self.use_chains(chains);
+    /// Chains, runners and rules are others from now on, and decisions serve for another time. Streams of runners that are
+    /// gone or changed end; they come back as what they are now.
+    pub(crate) fn reconfigure(&mut self, chains: Chains, rules: Rules, ttl: Duration, anybody: bool, now: Now) {
+        self.chains = chains;
+        self.versions = Versions::default();
         self.limits.admission_ttl = ttl;
-        let changed = |state: &SessionState| runners.iter().all(|runner| *runner != state.config);
-        let ended: Vec<_> =
+        let changed = |state: &SessionState| !anybody && rules.runners.iter().all(|runner| *runner != state.config);
+        let mut ended: Vec<_> =
             self.sessions.iter().filter(|(_, state)| changed(state)).map(|(session, _)| *session).collect();
+        ended.sort_unstable();
         // All of them are closed before the first is detached, or one would get the jobs of another.
         for session in &ended {
             if let Some(state) = self.sessions.get_mut(session) {
                 state.draining = true;
             }
+            self.refresh(*session, now);
         }
+        self.use_rules(rules, now);
         for session in ended {
             self.outcome.effects.push(Effect::End(session, CoreError::RunnerChanged));
             self.detach(session, now);
@@ -212,9 +323,46 @@ impl Scheduler {
         self.match_all(now);
     }
 
-    fn use_chains(&mut self, chains: Chains) {
-        self.chains = chains;
-        self.versions = Versions::default();
+    fn use_rules(&mut self, rules: Rules, now: Now) {
+        self.hold = rules.hold;
+        for id in self.groups.ids() {
+            if let Some(group) = self.groups.get_mut(id) {
+                group.configured.clear();
+            }
+        }
+        for runner in &rules.runners {
+            let id = self.group_of(runner, now);
+            if let Some(group) = self.groups.get_mut(id) {
+                group.configured.insert(runner.name.clone());
+            }
+        }
+        self.configured = rules.runners;
+        for id in self.groups.ids() {
+            self.forget_group(id);
+        }
+        self.lanes.reweigh(rules.fairness, &self.jobs, &mut self.groups, &mut self.timers, now.tick);
+        self.use_runner_groups(&rules.groups, now);
+    }
+
+    /// The capability group of a runner, made if need be.
+    fn group_of(&mut self, runner: &RunnerConfig, now: Now) -> GroupId {
+        let capability = fingerprint::Capability::of(runner);
+        let fingerprint = capability.fingerprint();
+        if let Some(id) = self.groups.find(&fingerprint) {
+            return id;
+        }
+        let id = self.groups.insert(capability, fingerprint);
+        self.lanes.join(id, &self.jobs, &mut self.groups, &mut self.timers, now.tick);
+        id
+    }
+
+    /// A capability group without runners goes.
+    fn forget_group(&mut self, id: GroupId) {
+        let empty = |group: &groups::Group| group.sessions.is_empty() && group.configured.is_empty();
+        if self.groups.get(id).is_some_and(empty) {
+            self.lanes.leave(id);
+            self.groups.remove(id);
+        }
     }
 
     pub(crate) fn chains(&self) -> &Chains {
@@ -223,7 +371,7 @@ impl Scheduler {
 
     /// Whether an admission's decision would still be used: it is the job's open one.
     pub(crate) fn awaits(&self, job: &JobId, admission: &str) -> bool {
-        self.jobs.get(job).is_some_and(|job| match &job.phase {
+        self.job(job).is_some_and(|job| match &job.phase {
             Phase::Routing { admission: Some(open), .. } => **open == *admission,
             Phase::Admitted { check: Some(check), .. } => *check.admission == *admission,
             _ => false,
@@ -232,52 +380,55 @@ impl Scheduler {
 
     /// An admission ended. One that is not the job's open one has no effect.
     pub(crate) fn decided(&mut self, decided: Decided, now: Now) {
-        let Some(job) = self.jobs.get(&decided.job) else { return };
+        let Some(slot) = self.jobs.slot(&decided.job) else { return };
+        let Some(job) = self.jobs.get(slot) else { return };
         match &job.phase {
-            Phase::Routing { admission: Some(open), .. } if *open == decided.admission => self.arrival(decided, now),
+            Phase::Routing { admission: Some(open), .. } if *open == decided.admission => {
+                self.arrival(slot, decided, now);
+            }
             Phase::Admitted { check: Some(check), .. } if check.admission == decided.admission => {
-                self.checked(decided, now);
+                self.checked(slot, &decided, now);
             }
             _ => {}
         }
     }
 
     /// The chain up to the project has decided.
-    fn arrival(&mut self, decided: Decided, now: Now) {
-        let id = decided.job;
-        let reserved = self.release(&id);
-        let Some(project) = self.jobs.get(&id).map(|job| job.new.project.clone()) else { return };
-        let current = self.version(&project, Part::Arrival);
+    fn arrival(&mut self, slot: Slot, decided: Decided, now: Now) {
+        let reserved = self.release(slot, now);
+        let Some(job) = self.jobs.get(slot) else { return };
+        let current = self.version(job.project(), Part::Arrival);
         match decided.conclusion {
             Conclusion::Admitted => {
-                if decided.version != current && self.restarted(&id) {
-                    self.back_off(&id, RESTARTED.to_owned(), now);
+                if decided.version != current && self.restarted(slot) {
+                    self.back_off(slot, RESTARTED.to_owned(), now);
                     return self.reserved_again(reserved, now);
                 }
-                let Some(job) = self.jobs.get_mut(&id) else { return };
+                let Some(job) = self.jobs.get_mut(slot) else { return };
                 if job.restarts == 0 {
                     job.waits = 0;
                 }
-                let stamp = Stamp { version: decided.version, at: now.tick };
+                // One text for all jobs that were admitted under it.
+                let version = if decided.version == current { current } else { decided.version };
+                let stamp = Stamp { version, at: Some(now.tick) };
                 job.go(JobState::Admitted, Phase::Admitted { stamp, check: None }, String::new(), now);
-                self.changed(&id);
-                self.enqueue(&id);
+                self.changed(slot);
                 // The slot it was found stale for is still its own, if it is still there.
-                match reserved.filter(|session| self.is_free(*session, now)) {
-                    Some(session) => self.offer(&id, session, now),
-                    None => self.place(&id, now),
+                match reserved.filter(|session| self.is_free(*session)) {
+                    Some(session) => self.offer(slot, session, now),
+                    None => self.place(slot, now),
                 }
             }
-            Conclusion::Rejected => self.finish(&id, JobState::Rejected, decided.reason, now),
-            Conclusion::Wait => self.back_off(&id, decided.reason, now),
+            Conclusion::Rejected => self.finish(slot, JobState::Rejected, decided.reason, now),
+            Conclusion::Wait => self.back_off(slot, decided.reason, now),
         }
         self.reserved_again(reserved, now);
     }
 
     /// Counts that a job's chain changed while it was asked; true when that was too often. Without a pause such a job
     /// would hold a slot, and ask, for ever.
-    fn restarted(&mut self, id: &JobId) -> bool {
-        let Some(job) = self.jobs.get_mut(id) else { return false };
+    fn restarted(&mut self, slot: Slot) -> bool {
+        let Some(job) = self.jobs.get_mut(slot) else { return false };
         job.restarts += 1;
         job.restarts > MOST_RESTARTS
     }
@@ -290,20 +441,23 @@ impl Scheduler {
     }
 
     /// Has a job asked about again after a pause, longer each time.
-    fn back_off(&mut self, id: &JobId, reason: String, now: Now) {
-        self.dequeue(id);
-        let Some(job) = self.jobs.get_mut(id) else { return };
+    fn back_off(&mut self, slot: Slot, reason: String, now: Now) {
+        self.dequeue(slot, now);
+        let Some(job) = self.jobs.get_mut(slot) else { return };
         let pause = RETRY.0.saturating_mul(1 << job.waits.min(16)).min(RETRY.1);
         job.waits += 1;
         let phase = Phase::Routing { admission: None, reserved: None };
         job.go(JobState::Routing, phase, reason, now);
-        self.timers.insert((now.tick + pause, Timer::Retry(id.clone())));
-        self.changed(id);
+        job.rest();
+        self.timers.set(now.tick + pause, Timer::Retry(slot, job.sequence));
+        self.changed(slot);
     }
 
     /// Cancels a job in any state that is not final.
     pub(crate) fn cancel(&mut self, id: &JobId, reason: String, now: Now) -> Result<Arc<JobRecord>, CoreError> {
-        let job = self.jobs.get(id).ok_or_else(|| CoreError::NoSuchJob(id.clone()))?;
+        let no_such_job = || CoreError::NoSuchJob(id.clone());
+        let slot = self.jobs.slot(id).ok_or_else(no_such_job)?;
+        let job = self.jobs.get(slot).ok_or_else(no_such_job)?;
         if job.record.state.is_final() {
             return Err(CoreError::AlreadyFinished(job.record.state));
         }
@@ -311,25 +465,29 @@ impl Scheduler {
             let order = RunnerOrder::Cancel(id.clone(), *lease, reason.clone());
             self.outcome.effects.push(Effect::Order(*session, order));
         }
-        let reserved = self.release(id);
-        self.finish(id, JobState::Canceled, reason, now);
+        let reserved = self.release(slot, now);
+        self.finish(slot, JobState::Canceled, reason, now);
+        let record = self.jobs.get(slot).map(|job| job.record.clone());
         self.reserved_again(reserved, now);
-        Ok(self.jobs[id].record.clone())
+        record.ok_or_else(no_such_job)
     }
 
     /// Does what has become due.
     pub(crate) fn tick(&mut self, now: Now) {
-        while let Some((at, _)) = self.timers.first() {
-            if *at > now.tick {
-                break;
-            }
-            let Some((_, timer)) = self.timers.pop_first() else { break };
+        while let Some(timer) = self.timers.pop(now.tick) {
             match timer {
-                Timer::Lease(job, lease) => self.lease_due(&job, lease, now),
+                Timer::Lease(slot, lease) => self.lease_due(slot, lease, now),
                 Timer::Silence(session) => self.silence_due(session, now),
-                Timer::Retry(job) => self.retry(&job),
-                Timer::Stuck(job) => self.stuck(&job, now),
-                Timer::Match(job) => self.place(&job, now),
+                Timer::Retry(slot, sequence) => self.retry(slot, sequence, now),
+                Timer::Release(slot, sequence) => self.release_due(slot, sequence, now),
+                Timer::Oldest => self.oldest_due(now),
+                Timer::Age(lane) => {
+                    self.lanes.aged(lane, &self.jobs, &mut self.groups, &mut self.timers, now.tick);
+                }
+                Timer::Unmatched(lane) => self.unmatched_due(lane, now),
+                Timer::Hold(group) => self.hold_due(group, now),
+                Timer::Leadership(group) => self.elect(group, now),
+                Timer::Signal(group) => self.signal_due(group, now),
             }
         }
     }
@@ -358,67 +516,66 @@ impl Scheduler {
         self.draining || self.paused
     }
 
-    fn retry(&mut self, id: &JobId) {
-        let waits = matches!(self.jobs.get(id).map(|job| &job.phase), Some(Phase::Routing { admission: None, .. }));
+    fn retry(&mut self, slot: Slot, sequence: u64, now: Now) {
+        let waits = self
+            .jobs
+            .get(slot)
+            .is_some_and(|job| job.sequence == sequence && matches!(job.phase, Phase::Routing { admission: None, .. }));
         if waits {
-            self.ask(id, None);
+            self.ask(slot, None, now);
         }
-    }
-
-    fn stuck(&mut self, id: &JobId, now: Now) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        if job.grant().is_some() {
-            // It may come back, and wait again.
-            job.stuck_at = now.tick + LONGEST_WAIT;
-            self.timers.insert((job.stuck_at, Timer::Stuck(id.clone())));
-            return;
-        }
-        let reserved = self.release(id);
-        self.finish(id, JobState::Dropped, "no runner took it within 24 h".to_owned(), now);
-        self.reserved_again(reserved, now);
     }
 
     /// Begins an admission of a job in routing; `reserved` keeps a free slot for it.
-    fn ask(&mut self, id: &JobId, reserved: Option<Session>) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
+    fn ask(&mut self, slot: Slot, reserved: Option<Session>, now: Now) {
+        let Some(job) = self.jobs.get_mut(slot) else { return };
         job.admissions += 1;
+        let id = job.record.id.clone();
         let admission: Arc<str> = format!("{id}-{}", job.admissions).into();
         job.phase = Phase::Routing { admission: Some(admission.clone()), reserved };
-        if let Some(session) = reserved.and_then(|session| self.sessions.get_mut(&session)) {
-            session.reserved.insert(id.clone());
+        // Ids of admissions are used once, also across a restart.
+        self.dirty(slot);
+        if let Some(session) = reserved
+            && let Some(state) = self.sessions.get_mut(&session)
+        {
+            state.reserved.insert(slot);
+            self.refresh(session, now);
         }
-        self.outcome.effects.push(Effect::Ask { job: id.clone(), admission });
+        self.outcome.effects.push(Effect::Ask { job: id, admission });
     }
 
     /// Ends a job. Its waiting place goes; its lease is void.
-    fn finish(&mut self, id: &JobId, state: JobState, reason: String, now: Now) {
-        self.dequeue(id);
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        if let Some(session) = job.grant().and_then(|grant| grant.session)
-            && let Some(session) = self.sessions.get_mut(&session)
-        {
-            session.jobs.remove(id);
-        }
+    fn finish(&mut self, slot: Slot, state: JobState, reason: String, now: Now) {
+        self.dequeue(slot, now);
+        self.waits_no_more(slot);
+        self.end_grant(slot, now);
+        let Some(job) = self.jobs.get_mut(slot) else { return };
         job.go(state, Phase::Finished, reason, now);
         // What it was made of is not needed any more, and may hold secrets.
-        job.new.forget();
-        job.kept_from = HashMap::new();
-        self.timers.remove(&(job.stuck_at, Timer::Stuck(id.clone())));
-        self.changed(id);
-        self.finished.push_back(id.clone());
+        job.content = Content::Gone;
+        job.kept = Vec::new();
+        self.changed(slot);
+        self.finished.push_back(slot);
+    }
+
+    /// Forgets the oldest of too many finished jobs. Called when what they are is written.
+    pub(crate) fn forget_finished(&mut self) {
         while self.finished.len() > self.limits.max_finished {
-            if let Some(oldest) = self.finished.pop_front()
-                && let Some(job) = self.jobs.remove(&oldest)
-                && let Some(count) = job.counted.and_then(|state| self.counts.get_mut(state.as_str()))
-            {
+            let Some(oldest) = self.finished.front().copied() else { break };
+            if self.jobs.get(oldest).is_some_and(|job| job.dirty) {
+                break;
+            }
+            self.finished.pop_front();
+            let forgotten = self.jobs.remove(oldest).and_then(|job| job.counted);
+            if let Some(count) = forgotten.and_then(|state| self.counts.get_mut(state.as_str())) {
                 *count -= 1;
             }
         }
     }
 
     /// Frees the slot that is held for a job, and forgets what it was held for.
-    fn release(&mut self, id: &JobId) -> Option<Session> {
-        let job = self.jobs.get_mut(id)?;
+    fn release(&mut self, slot: Slot, now: Now) -> Option<Session> {
+        let job = self.jobs.get_mut(slot)?;
         let session = job.reserved()?;
         match &mut job.phase {
             Phase::Routing { reserved, .. } => *reserved = None,
@@ -426,39 +583,65 @@ impl Scheduler {
             _ => {}
         }
         if let Some(state) = self.sessions.get_mut(&session) {
-            state.reserved.remove(id);
+            state.reserved.remove(&slot);
         }
+        self.refresh(session, now);
         Some(session)
     }
 
-    fn place_of(job: &Job) -> Place {
-        (Reverse(job.record.priority), job.sequence, job.record.id.clone())
-    }
-
-    fn enqueue(&mut self, id: &JobId) {
-        if let Some(job) = self.jobs.get(id) {
-            self.waiting.insert(&job.new, Self::place_of(job), job.record.admitted_at);
-        }
-    }
-
-    fn dequeue(&mut self, id: &JobId) {
-        if let Some(job) = self.jobs.get(id) {
-            self.waiting.remove(&job.new, &Self::place_of(job), job.record.admitted_at);
-        }
-    }
-
-    fn changed(&mut self, id: &JobId) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
+    fn changed(&mut self, slot: Slot) {
+        let Some(job) = self.jobs.get_mut(slot) else { return };
         let state = job.record.state;
         if let Some(count) = job.counted.replace(state).and_then(|before| self.counts.get_mut(before.as_str())) {
             *count -= 1;
         }
         *self.counts.entry(state.as_str()).or_default() += 1;
         self.outcome.changed.push(job.record.clone());
+        self.dirty(slot);
+    }
+
+    /// Has a job's row written at the end of the step.
+    fn dirty(&mut self, slot: Slot) {
+        if let Some(job) = self.jobs.get_mut(slot)
+            && !std::mem::replace(&mut job.dirty, true)
+        {
+            self.outcome.rows.push(slot);
+        }
+    }
+
+    /// A new job's document lies in the store.
+    pub(crate) fn stored(&mut self, slot: Slot, at: DocumentRef) {
+        let Some(job) = self.jobs.get_mut(slot) else { return };
+        job.stored = Some(at);
+        match job.phase {
+            // It is being asked about, and will be needed soon.
+            Phase::Routing { admission: Some(_), .. } => {}
+            _ => job.rest(),
+        }
     }
 
     /// Version of a project's chain.
     fn version(&self, project: &ProjectPath, part: Part<'_>) -> ChainVersion {
         self.versions.of(&self.chains, project, part)
+    }
+}
+
+impl std::fmt::Debug for NewDocument {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NewDocument({}, [redacted])", self.job)
+    }
+}
+
+impl Now {
+    /// When by the calendar it was `tick`.
+    pub(crate) fn wall_at(self, tick: Duration) -> Timestamp {
+        let ago = SignedDuration::try_from(self.tick.saturating_sub(tick)).unwrap_or(SignedDuration::MAX);
+        self.wall.checked_sub(ago).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    /// The tick of a time by the calendar; what lies ahead counts as now.
+    pub(crate) fn tick_at(self, wall: Timestamp) -> Duration {
+        let ago = Duration::try_from(self.wall.duration_since(wall)).unwrap_or_default();
+        self.tick.saturating_sub(ago)
     }
 }

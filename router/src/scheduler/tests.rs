@@ -9,7 +9,7 @@ use jobgate_sdk::{Controller, Verdict};
 
 use super::*;
 use crate::{
-    chain::{Entry, Rules},
+    chain::Entry,
     config::{
         ControllerConfig, ControllerKind, ControllerState, NoControllers, OnFailure, RunnerConfig, RunnerOwner, Secret,
     },
@@ -40,7 +40,10 @@ fn entry(name: &str, scope: &str, version: &str) -> Entry {
 }
 
 fn chains(entries: Vec<Entry>) -> Chains {
-    Chains::new(entries, Rules { no_controllers: NoControllers::Admit, admission_timeout: Duration::from_secs(10) })
+    Chains::new(
+        entries,
+        crate::chain::Rules { no_controllers: NoControllers::Admit, admission_timeout: Duration::from_secs(10) },
+    )
 }
 
 fn runner(name: &str, tags: &[&str], owner: RunnerOwner, protected: bool) -> Arc<RunnerConfig> {
@@ -66,6 +69,7 @@ struct World {
     now: Duration,
     asked: Vec<(JobId, Arc<str>)>,
     orders: Vec<(Session, RunnerOrder)>,
+    assigned: Vec<(Session, JobId, Lease)>,
     next: u32,
 }
 
@@ -73,24 +77,30 @@ impl World {
     fn new(chains: Chains) -> Self {
         let limits = Limits { max_jobs: 1000, max_finished: 100, admission_ttl: TTL };
         Self {
-            scheduler: Scheduler::new(chains, limits),
+            scheduler: Scheduler::new(chains, limits, Rules::default()),
             now: Duration::from_secs(1000),
             asked: Vec::new(),
             orders: Vec::new(),
+            assigned: Vec::new(),
             next: 0,
         }
     }
 
     fn now(&self) -> Now {
-        Now { tick: self.now, wall: Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(self.now).unwrap() }
+        Now { tick: self.now, wall: Timestamp::UNIX_EPOCH + SignedDuration::try_from(self.now).unwrap() }
     }
 
     fn settle(&mut self) {
-        for effect in self.scheduler.take_outcome().effects {
+        let now = self.now();
+        let outcome = self.scheduler.take_outcome(now);
+        self.scheduler.written(&outcome.rows);
+        for effect in outcome.effects {
             match effect {
+                Effect::Assign(session, assignment) => self.assigned.push((session, assignment.job, assignment.lease)),
                 Effect::Ask { job, admission } | Effect::AskAboutRunner { job, admission, .. } => {
                     self.asked.push((job, admission));
                 }
+                Effect::Order(_, RunnerOrder::Queue(_)) => {}
                 Effect::Order(session, order) => self.orders.push((session, order)),
                 Effect::End(session, error) => self.orders.push((session, RunnerOrder::End(error))),
             }
@@ -111,7 +121,7 @@ impl World {
     fn decide(&mut self, job: &JobId, conclusion: Conclusion, runner: Option<&str>) {
         let (_, admission) = self.asked.iter().rev().find(|(asked, _)| asked == job).unwrap().clone();
         let part = runner.map_or(Part::Arrival, Part::Runner);
-        let project = self.scheduler.job(job).unwrap().new.project.clone();
+        let project = self.scheduler.job(job).unwrap().record.project.clone();
         let version = self.scheduler.chains().version(&project, part);
         self.decide_as(job, admission, conclusion, version);
     }
@@ -175,16 +185,20 @@ impl World {
         self.settle();
     }
 
+    /// Time passes while a runner is there, with its slots taken by others.
+    fn hold_out(&mut self, session: Session, seconds: u64) {
+        for _ in 0..seconds / 10 {
+            self.after(10);
+            self.says(session, RunnerEvent::Heartbeat(vec![]));
+        }
+    }
+
     fn state(&self, job: &JobId) -> JobState {
         self.scheduler.job(job).unwrap().record.state
     }
 
     fn assigned(&self) -> Vec<(Session, JobId, Lease)> {
-        let orders = self.orders.iter().filter_map(|(session, order)| match order {
-            RunnerOrder::Assign { job, lease, .. } => Some((*session, job.clone(), *lease)),
-            _ => None,
-        });
-        orders.collect()
+        self.assigned.clone()
     }
 }
 
@@ -251,7 +265,7 @@ fn eligibility_is_gitlabs() {
         let mut job = crate::testing::new_job("j", project);
         job.tags = tags.iter().map(|&tag| tag.to_owned()).collect();
         job.protected = protected;
-        session::may_take(runner, &job)
+        fingerprint::Capability::of(runner).may_take(&job.tags, job.protected, &job.project)
     };
     let tagged = runner("t", &["docker", "linux"], RunnerOwner::Instance, false);
     assert!(takes(&tagged, &["linux"], false, "a/b"));
@@ -570,7 +584,7 @@ fn a_runner_that_a_reload_removes_gets_nothing_by_it() {
     }
     world.orders.clear();
     let now = world.now();
-    world.scheduler.reconfigure(chains(vec![]), &[], TTL, now);
+    world.scheduler.reconfigure(chains(vec![]), Rules::default(), TTL, false, now);
     world.settle();
     world.decide(&job, Conclusion::Admitted, None);
     assert!(world.assigned().is_empty(), "{:?}", world.orders);
@@ -582,15 +596,21 @@ fn a_job_that_is_over_leaves_nothing_behind() {
     let mut world = World::new(chains(vec![]));
     let session = world.attach(&any_runner("r"), 1, vec![]);
     let before = world.scheduler.timers.len();
-    let job = world.admitted();
+    let jobs: Vec<_> = (0..100).map(|_| world.admitted()).collect();
     assert_eq!(world.scheduler.queue(world.now()).oldest_wait_seconds, Some(0));
     let now = world.now();
-    world.scheduler.cancel(&job, "x".into(), now).unwrap();
-    assert_eq!(world.scheduler.timers.len(), before, "no timer waits for it for a day");
-    let over = world.scheduler.job(&job).unwrap();
-    assert!(over.new.document.is_empty() && over.new.view.is_err(), "nor does what may hold its secrets");
+    for job in &jobs {
+        world.scheduler.cancel(job, "x".into(), now).unwrap();
+    }
+    world.settle();
+    let job = &jobs[99];
+    assert!(world.scheduler.timers.len() <= before + 2, "no timer of its own waits for it");
+    assert_eq!(world.scheduler.lanes.len(), 0);
+    assert_eq!(world.scheduler.lanes.iter().count(), 0, "nor a lane");
+    let over = world.scheduler.job(job).unwrap();
+    assert!(matches!(over.content, Content::Gone), "nor does what may hold its secrets");
     let queue = world.scheduler.queue(world.now());
-    assert_eq!(queue.jobs, [("canceled", 1)].into());
+    assert_eq!(queue.jobs, [("canceled", 100)].into());
     assert_eq!(queue.oldest_wait_seconds, None);
     let now = world.now();
     world.scheduler.detach(session, now);
@@ -607,12 +627,16 @@ fn a_job_that_comes_back_after_a_day_is_dropped_when_it_waits_another() {
     let held = HeldLease { job: job.clone(), lease, started: true };
     for _ in 0..=24 * 3600 / 30 {
         world.says(session, RunnerEvent::Heartbeat(vec![held.clone()]));
+        world.says(session, RunnerEvent::Output(job.clone(), lease));
         world.after(30);
     }
     assert_eq!(world.state(&job), JobState::Running);
     world.after(60);
     assert_eq!(world.state(&job), JobState::Admitted, "its runner was lost");
-    world.after(24 * 3600);
+    let busy = world.attach(&any_runner("busy"), 1, vec![]);
+    world.hold_out(busy, 24 * 3600 - 100);
+    assert_eq!(world.state(&job), JobState::Admitted);
+    world.hold_out(busy, 100);
     assert_eq!(world.state(&job), JobState::Dropped);
 }
 
@@ -620,7 +644,8 @@ fn a_job_that_comes_back_after_a_day_is_dropped_when_it_waits_another() {
 fn a_slot_held_for_a_job_that_is_dropped_goes_to_another() {
     let mut world = World::new(chains(vec![entry("c", "runner:a", "v1")]));
     let stuck = world.admitted();
-    world.after(24 * 3600 - 10);
+    let busy = world.attach(&any_runner("busy"), 1, vec![]);
+    world.hold_out(busy, 24 * 3600 - 10);
     let session = world.attach(&any_runner("a"), 1, vec![]);
     world.says(session, RunnerEvent::Credit(1));
     world.decide(&stuck, Conclusion::Admitted, None);

@@ -25,17 +25,22 @@ impl Versions {
         if let Some(version) = known.get(project).and_then(|of_project| of_project.get(part)) {
             return version.clone();
         }
-        if known.len() >= MOST || known.get(project).is_some_and(|of_project| of_project.by_runner.len() >= MOST) {
-            known.clear();
-        }
         let version = chains.version(project, part);
-        let of_project = known.entry(project.clone()).or_default();
+        let of_project = entry(&mut known, project);
         match part {
             Part::Arrival => of_project.arrival = Some(version.clone()),
             Part::Runner(runner) => drop(of_project.by_runner.insert(runner.into(), version.clone())),
         }
         version
     }
+}
+
+fn entry<'a>(known: &'a mut HashMap<ProjectPath, OfProject>, project: &ProjectPath) -> &'a mut OfProject {
+    let too_large = |of_project: &OfProject| of_project.by_runner.len() >= MOST;
+    if known.len() >= MOST || known.get(project).is_some_and(too_large) {
+        known.clear();
+    }
+    known.entry(project.clone()).or_default()
 }
 
 impl OfProject {

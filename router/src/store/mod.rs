@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use jiff::Timestamp;
 
-pub use row::{DocumentRef, JobRow};
+pub use row::{DocumentRef, EventRow, JobRow};
 
 use crate::{
     decision::Decision,

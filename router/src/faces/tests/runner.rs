@@ -47,7 +47,13 @@ impl Runner {
     }
 
     async fn hear(&mut self) -> gateway_message::Message {
-        self.incoming.message().await.unwrap().unwrap().message.unwrap()
+        loop {
+            // How the queue is may be told at any time.
+            match self.incoming.message().await.unwrap().unwrap().message.unwrap() {
+                gateway_message::Message::Queue(_) => {}
+                message => return message,
+            }
+        }
     }
 
     /// The status its stream ends with.

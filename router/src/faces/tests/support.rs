@@ -283,6 +283,10 @@ fn start_core(config: &Config) -> Running {
     let rules = Rules { no_controllers: config.no_controllers, admission_timeout: config.admission_timeout };
     core::start(core::Parts {
         chains: Chains::new(Vec::new(), rules),
+        settings: core::Settings::of(config),
+        restored: crate::store::Restored::default(),
+        own_thread: false,
+        clock: Box::new(jiff::Timestamp::now),
         runners: core::Runners::of(config),
         limits: scheduler::Limits {
             max_jobs: config.max_jobs,
@@ -293,4 +297,5 @@ fn start_core(config: &Config) -> Running {
         observer: Arc::new(Nobody),
         export: Box::new(|_| {}),
     })
+    .unwrap()
 }

@@ -106,19 +106,20 @@ proptest! {
                 };
                 open.push((job, admission, world.scheduler.chains().version(&project, part)));
             }
-            let orders = std::mem::take(&mut world.orders);
-            for (session, order) in orders {
-                match order {
-                    RunnerOrder::Assign { job, lease, .. } => {
+            for (session, job, lease) in std::mem::take(&mut world.assigned) {
+                {
+                    {
                         let (version, at) = admitted.get(&job).expect("assigned without an admission");
                         prop_assert!(world.now.saturating_sub(*at) < TTL);
                         prop_assert_eq!(version, &world.scheduler.chains().version(&project, Part::Arrival));
                         leases.entry(job).or_default().push(lease);
                         prop_assert!(sessions.values().any(|known| *known == session));
                     }
-                    RunnerOrder::End(_) => sessions.retain(|_, known| *known != session),
-                    _ => {}
                 }
+            }
+            let orders = std::mem::take(&mut world.orders);
+            for (session, order) in orders {
+                if let RunnerOrder::End(_) = order { sessions.retain(|_, known| *known != session) }
             }
             for job in &jobs {
                 // Finished jobs beyond the limit are forgotten; there are fewer here.
@@ -137,14 +138,18 @@ proptest! {
                 );
             }
             let waiting = jobs.iter().filter(|job| world.state(job) == JobState::Admitted).count();
-            prop_assert_eq!(world.scheduler.waiting(), waiting, "every waiting job has its place");
-            let held = world.scheduler.held();
+            let checked = jobs.iter().filter(|job| matches!(world.scheduler.job(job).unwrap().phase, Phase::Admitted { check: Some(_), .. })).count();
+            prop_assert_eq!(world.scheduler.waiting(), waiting - checked, "every waiting job has its place");
+            let mut held: HashMap<Session, u32> = HashMap::new();
+            for session in world.scheduler.jobs.iter().filter_map(Job::reserved) {
+                *held.entry(session).or_default() += 1;
+            }
             for session in sessions.values() {
                 let state = &world.scheduler.sessions[session];
                 let reserved = session::count(&state.reserved);
                 prop_assert_eq!(reserved, held.get(session).copied().unwrap_or_default());
                 prop_assert!(reserved <= state.credits, "no slot is promised twice");
-                let jobs = world.scheduler.jobs.values()
+                let jobs = world.scheduler.jobs.iter()
                     .filter(|job| job.grant().is_some_and(|grant| grant.session == Some(*session))).count();
                 prop_assert_eq!(state.jobs.len(), jobs);
             }
