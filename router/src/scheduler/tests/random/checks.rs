@@ -179,7 +179,12 @@ impl History {
                 let closed = levels.iter().any(|(level, of)| level.0 == group.fingerprint && closes(*level, *of));
                 if !closed {
                     let runner = &state.config.name;
-                    return Err(format!("{runner} ({session:?}) is free, and jobs wait: {key:?}"));
+                    let full: Vec<_> =
+                        group.levels.iter().map(|(level, of)| (level.0, of.open, of.full_since)).collect();
+                    return Err(format!(
+                        "{runner} ({session:?}) is free at {:?}, and jobs wait: {key:?}; levels {full:?}, {:?}",
+                        self.tick, group.hold_at
+                    ));
                 }
             }
         }

@@ -174,7 +174,11 @@ impl Model {
             _ => false,
         };
         if !may {
-            return Err(format!("{id} went from {from:?} to {to:?} ({}) without a cause", record.reason));
+            let held = &job.now.held;
+            return Err(format!(
+                "{id} went from {from:?} to {to:?} ({}) without a cause, held: {held:?}",
+                record.reason
+            ));
         }
         job.now.state = to;
         match to {

@@ -203,12 +203,13 @@ impl History {
         self.says(session, event)
     }
 
-    /// A job, and a number that is or was or will be one of its leases.
+    /// A job, and a number that is or was one of its leases, or of another job, or of none.
     fn any_lease(&mut self) -> Option<(JobId, Lease)> {
         let jobs: Vec<_> = self.model.jobs.keys().cloned().collect();
         let job = self.dice.pick(&jobs)?;
         let held = self.model.jobs[&job].now.held.as_ref().map(|held| held.lease);
-        let any = Lease(self.dice.next() % (self.model.highest_lease + 3));
+        let ahead = if self.dice.percent(10) { 1000 } else { 0 };
+        let any = Lease(self.dice.next() % (self.model.highest_lease + 1) + ahead);
         Some((job, held.filter(|_| self.dice.percent(50)).unwrap_or(any)))
     }
 

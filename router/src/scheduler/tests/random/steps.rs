@@ -221,6 +221,8 @@ impl History {
     }
 
     fn passes(&mut self, most: usize) -> Result<(), String> {
+        // All of a step happens at one time.
+        self.settle(Until::End)?;
         self.tick += Duration::from_millis(self.dice.below(most) as u64);
         self.note(format!("it is {:?}", self.tick));
         let now = self.now();
