@@ -85,15 +85,15 @@ impl History {
         if !may_take(&runner, &job.new) {
             return Err(format!("{} may not have {id}", runner.name));
         }
-        let project = &job.new.project;
-        if job.now.version != Some(chains.version(project, Part::Arrival)) {
+        let project = job.new.project.clone();
+        if job.now.version != Some(chains.version(&project, Part::Arrival)) {
             return Err(format!("{id} was admitted under another chain"));
         }
         if job.now.at.is_none_or(|at| tick - at >= ttl) {
             return Err(format!("{id} was admitted at {:?}, now it is {tick:?}", job.now.at));
         }
         if self.policy.asks_about(project.as_str(), &runner.name) {
-            let current = chains.version(project, Part::Runner(&runner.name));
+            let current = chains.version(&project, Part::Runner(&runner.name));
             let asked = matches!(doing, Doing::Verdict { job, about: Some(about), answer: Answer::Admitted, open: true, version }
                 if job == id && *about == runner.name && *version == current);
             if !asked {
@@ -105,7 +105,16 @@ impl History {
         }
         self.model.highest_lease = lease.0;
         job.now.held = Some(Held { lease, by: by.clone(), until: tick + LEASE, alive: tick });
+        if self.policy.asks_about(project.as_str(), &runner.name) {
+            self.model.reach("a runner was asked about");
+        }
+        if runner.priority == 0 && runner.group.is_none() {
+            self.model.reach("a lower level helped out");
+        }
         if let Some(fence) = fence {
+            if fence > 1 {
+                self.model.reach("another leader got a job");
+            }
             let before = &self.model.now.fence;
             if before.as_ref().is_some_and(|(last, leader)| fence < *last || fence == *last && *leader != by) {
                 return Err(format!("{by:?} leads as number {fence}, after {before:?}"));
@@ -192,7 +201,7 @@ impl History {
     }
 
     /// One leads, it is the right one, and nobody leads only for a reason.
-    pub(super) fn leads(&self, before: Option<&leaders::Leader>) -> Result<(), String> {
+    pub(super) fn leads(&self) -> Result<(), String> {
         let Some(group) = self.scheduler.runner_groups.iter().find(|group| &*group.name == "g") else { return Ok(()) };
         if !self.single_leader {
             return Ok(());
@@ -232,7 +241,7 @@ impl History {
         if !is_pinned(leader) && candidates.iter().any(|session| is_pinned(session)) {
             return Err(format!("{leader:?} leads instead of {pinned:?}"));
         }
-        let stays = before.and_then(|before| candidates.iter().find(|session| is(session, before)));
+        let stays = self.before.as_ref().and_then(|before| candidates.iter().find(|session| is(session, before)));
         match stays {
             Some(stays) if stays != leader && !is_pinned(leader) => Err(format!("{leader:?} took over from {stays:?}")),
             _ => Ok(()),

@@ -108,6 +108,7 @@ impl History {
                     if let Some(stream) = self.model.streams.get_mut(&session) {
                         stream.credits += 1;
                     }
+                    self.model.reach("an assignment was taken back");
                     self.observe(&Doing::TakeBack([assignment.lease].into()))?;
                 }
                 Effect::Order(_, RunnerOrder::Heartbeat | RunnerOrder::Drain | RunnerOrder::Queue(_))
@@ -175,8 +176,12 @@ impl History {
         self.scheduler = Scheduler::new(self.chains.clone(), self.scheduler.limits, self.rules());
         self.scheduler.restore(self.disk.read(), now).map_err(|error| error.to_string())?;
         self.model.crash(now);
+        if self.model.jobs.values().any(|job| job.now.held.is_some()) {
+            self.model.reach("a crash with jobs on runners");
+        }
         (self.seen_changes, self.seen_effects) = (0, 0);
         self.levels.clear();
+        self.before = None;
         self.restored()?;
         self.scheduler.begin(now);
         self.observe(&Doing::Other)?;

@@ -100,7 +100,11 @@ pub(super) struct Model {
     /// When time last passed: silence is noticed then.
     pub(super) looked: Duration,
     pub(super) booted: Duration,
+    /// What came to pass, and how often.
+    pub(super) reached: Reached,
 }
+
+pub(super) type Reached = BTreeMap<(&'static str, &'static str), u64>;
 
 impl Stream {
     pub(super) fn by(&self) -> System {
@@ -109,6 +113,10 @@ impl Stream {
 }
 
 impl Model {
+    pub(super) fn reach(&mut self, what: &'static str) {
+        *self.reached.entry((what, "")).or_default() += 1;
+    }
+
     pub(super) fn is_tainted(&self, stream: &Stream, kind: TaintKind) -> bool {
         let taints = &self.now.taints;
         let of = |system| taints.contains(&(stream.runner.name.clone(), kind, system));
@@ -180,6 +188,7 @@ impl Model {
                 record.reason
             ));
         }
+        *self.reached.entry((from.as_str(), to.as_str())).or_default() += 1;
         job.now.state = to;
         match to {
             JobState::Admitted if from == JobState::Routing => {

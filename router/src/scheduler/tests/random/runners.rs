@@ -36,7 +36,7 @@ impl History {
             hello.taints.push((kind, "itself".to_owned()));
             self.model.now.taints.insert((runner.name.clone(), kind, Some(system.into())));
         }
-        self.note(format!("attach {} {system} {capacity} {held:?} {:?}", runner.name, hello.taints));
+        note!(self, "attach {} {system} {capacity} {held:?} {:?}", runner.name, hello.taints);
         self.levels_without(&by);
         let valid: BTreeSet<_> =
             held.iter().filter(|held| self.holds(&by, &held.job, held.lease)).cloned().map(|held| held.job).collect();
@@ -54,6 +54,9 @@ impl History {
         self.model.streams.insert(session, stream);
         self.observe(&Doing::Says { valid: valid.clone(), refuses: false, result: None })?;
         self.heard(&valid, false);
+        if !valid.is_empty() {
+            self.model.reach("a runner came back with its jobs");
+        }
         Ok(())
     }
 
@@ -98,7 +101,7 @@ impl History {
 
     pub(super) fn detach(&mut self) -> Result<(), String> {
         let Some(session) = self.session(false) else { return Ok(()) };
-        self.note(format!("detach {session:?}"));
+        note!(self, "detach {session:?}");
         self.model.streams.get_mut(&session).unwrap().over = true;
         let now = self.now();
         self.scheduler.detach(session, now);
@@ -119,7 +122,7 @@ impl History {
     }
 
     pub(super) fn says(&mut self, session: Session, event: RunnerEvent) -> Result<(), String> {
-        self.note(format!("{session:?} says {event:?}"));
+        note!(self, "{session:?} says {event:?}");
         let mut valid = BTreeSet::new();
         let (mut alive, mut refuses, mut result) = (false, false, None);
         match &event {

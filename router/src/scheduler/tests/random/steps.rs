@@ -1,18 +1,17 @@
 //! What can happen.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     super::{super::*, disk::Disk, *},
     cast::{Dice, Policy, RUNNERS, cast, job, templates},
     commit::{Pending, Until},
-    model::{Answer, Doing, Facts, Kept, Model, ModelJob, System},
+    model::{Answer, Doing, Facts, Kept, Model, ModelJob, Question, System},
 };
-use crate::handle::{RunnerAction, RunnerEvent, TaintKind};
+use crate::{
+    handle::{RunnerAction, RunnerEvent, TaintKind},
+    scheduler::leaders::Leader,
+};
 
 /// Most jobs that live at once.
 const MOST: usize = 40;
@@ -45,16 +44,19 @@ pub(super) struct History {
     pub(super) levels: HashMap<Level, Duration>,
     /// Leases that systems were given, and whether they started them.
     pub(super) leases: BTreeMap<System, Vec<(JobId, Lease, bool)>>,
+    /// Who led before what happens now.
+    pub(super) before: Option<Leader>,
     pub(super) seen_effects: usize,
     pub(super) seen_changes: usize,
     pub(super) templates: Vec<NewJob>,
     pub(super) submitted: usize,
     pub(super) made: usize,
-    pub(super) log: VecDeque<String>,
+    /// What happened, if it is wanted.
+    pub(super) log: Option<Vec<String>>,
 }
 
 impl History {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(with_log: bool) -> Self {
         let policy = Policy::any(&mut Dice::new(0));
         let limits = Limits { max_jobs: 60, max_finished: 30, admission_ttl: Duration::from_secs(120) };
         let (chains, tick) = (policy.chains(), Duration::from_secs(400 * 24 * 3600));
@@ -69,6 +71,7 @@ impl History {
             kept_lease: 0,
             looked: tick,
             booted: tick,
+            reached: BTreeMap::new(),
         };
         let mut history = Self {
             dice: Dice::new(0),
@@ -91,12 +94,13 @@ impl History {
             weights: weights(&[("acme/**", 2)]),
             levels: HashMap::new(),
             leases: BTreeMap::new(),
+            before: None,
             seen_effects: 0,
             seen_changes: 0,
             templates: templates(),
             submitted: 0,
             made: 0,
-            log: VecDeque::new(),
+            log: with_log.then(Vec::new),
         };
         history.scheduler = Scheduler::new(chains, limits, history.rules());
         history
@@ -117,45 +121,37 @@ impl History {
         }
     }
 
-    pub(super) fn note(&mut self, what: String) {
-        if self.log.len() >= 2000 {
-            self.log.pop_front();
-        }
-        self.log.push_back(what);
-    }
-
     /// One thing happens, and everything is checked.
     pub(super) fn step(&mut self, choice: u64) -> Result<(), String> {
         self.dice = Dice::new(choice);
         self.made += 1;
-        let group = self.scheduler.runner_groups.iter().find(|group| &*group.name == "g");
-        let led = self.single_leader;
-        let before = group.and_then(|group| group.leader.clone()).filter(|_| led);
-        let booted = self.model.booted;
-        match self.dice.below(200) {
-            0..28 => self.submit(),
-            28..68 => self.verdict(),
-            68..80 => self.attach(),
-            80..82 => self.detach(),
-            82..104 => self.credit(),
-            104..136 => self.honest(),
-            136..144 => self.lie(),
-            144..160 => self.heartbeats(),
-            160..178 => self.passes(3_000),
-            178..181 => self.passes(60_000),
-            181 => self.rare(),
-            182..184 => self.cancel(),
-            184..190 => self.operate(),
-            190..193 => self.reload(),
-            193..195 => self.reconfigure(),
-            195..197 => self.outage(),
-            197 => self.dies(),
+        self.before = self.leader();
+        if self.down && self.dice.percent(8) {
+            self.outage()?;
+        }
+        match self.dice.below(400) {
+            0..60 => self.submit(),
+            60..150 => self.verdict(),
+            150..170 => self.attach(),
+            170..172 => self.detach(),
+            172..232 => self.credit(),
+            232..304 => self.honest(),
+            304..318 => self.lie(),
+            318..340 => self.heartbeats(),
+            340..376 => self.passes(1_500),
+            376..380 => self.passes(14_000),
+            380 => self.passes(60_000),
+            381 => self.rare(),
+            382..386 => self.cancel(),
+            386..393 => self.operate(),
+            393 => self.reload(),
+            394..397 => self.reconfigure(),
+            397 => self.outage(),
+            398 => self.dies(),
             _ => self.drains(),
         }?;
         self.works()?;
-        if led && booted == self.model.booted {
-            self.leads(before.as_ref())?;
-        }
+        self.leads()?;
         if self.dice.percent(70) {
             self.settle(Until::End)?;
             self.works()?;
@@ -173,7 +169,7 @@ impl History {
         }
         self.submitted += 1;
         let (new, _) = job(&self.templates, self.submitted, &mut self.dice);
-        self.note(format!("submit {} {} {:?} {}", new.id, new.project.as_str(), new.tags, new.protected));
+        note!(self, "submit {} {} {:?} {}", new.id, new.project.as_str(), new.tags, new.protected);
         let now = self.now();
         let facts = Facts { state: JobState::Routing, version: None, at: None, decided: now.wall, held: None };
         self.model.jobs.insert(new.id.clone(), ModelJob { new: new.clone(), now: facts, kept: None });
@@ -185,7 +181,13 @@ impl History {
         if self.model.questions.is_empty() {
             return Ok(());
         }
-        let which = self.dice.below(self.model.questions.len());
+        let mut which = self.dice.below(self.model.questions.len());
+        let awaited = |question: &Question| self.scheduler.awaits(&question.job, &question.admission);
+        if self.dice.percent(90)
+            && let Some(open) = self.model.questions.iter().position(awaited)
+        {
+            which = open;
+        }
         let question = self.model.questions[which].clone();
         let open = self.scheduler.awaits(&question.job, &question.admission);
         if self.dice.percent(90) {
@@ -197,7 +199,7 @@ impl History {
             3 => (Answer::Wait, Some(Cause::Failure)),
             _ => (Answer::Admitted, None),
         };
-        self.note(format!("{} about {:?}: {answer:?}, open: {open}", question.admission, question.about));
+        note!(self, "{} about {:?}: {answer:?}, open: {open}", question.admission, question.about);
         let conclusion = match answer {
             Answer::Admitted => Conclusion::Admitted,
             Answer::Rejected => Conclusion::Rejected,
@@ -223,12 +225,16 @@ impl History {
     fn passes(&mut self, most: usize) -> Result<(), String> {
         // All of a step happens at one time.
         self.settle(Until::End)?;
+        self.before = self.leader();
         self.tick += Duration::from_millis(self.dice.below(most) as u64);
-        self.note(format!("it is {:?}", self.tick));
+        note!(self, "it is {:?}", self.tick);
         let now = self.now();
         self.scheduler.tick(now);
         self.observe(&Doing::Time)?;
         self.model.looked = self.tick;
+        self.works()?;
+        self.leads()?;
+        self.before = self.leader();
         let (tick, awaited) = (self.tick, self.model.questions.len() > 80);
         if awaited {
             let scheduler = &self.scheduler;
@@ -241,15 +247,23 @@ impl History {
     pub(super) fn set_clock(&mut self) {
         let seconds = i64::try_from(self.dice.below(20_000)).unwrap() - 10_000;
         self.ahead += SignedDuration::from_secs(seconds);
-        self.note(format!("the clock is set by {seconds} s"));
+        note!(self, "the clock is set by {seconds} s");
     }
 
     fn rare(&mut self) -> Result<(), String> {
-        match self.dice.below(8) {
+        match self.dice.below(10) {
             0 => self.passes(3 * 3_600_000),
             1 => self.passes(26 * 3_600_000),
-            2 => {
-                self.note("the router drains".to_owned());
+            2 | 3 => {
+                // More than half an hour with runners that are heard, and jobs that are not.
+                for _ in 0..300 {
+                    self.passes(14_000)?;
+                    self.heartbeats()?;
+                }
+                Ok(())
+            }
+            4 => {
+                note!(self, "the router drains");
                 self.scheduler.drain();
                 self.drained = true;
                 self.observe(&Doing::Other)
@@ -265,7 +279,7 @@ impl History {
         let jobs: Vec<_> =
             self.model.jobs.iter().filter(|(_, job)| !job.now.state.is_final()).map(|(id, _)| id.clone()).collect();
         let Some(job) = self.dice.pick(&jobs).filter(|_| !self.refusing) else { return Ok(()) };
-        self.note(format!("cancel {job}"));
+        note!(self, "cancel {job}");
         let now = self.now();
         let state = self.scheduler.cancel(&job, "x".to_owned(), now).map(|record| record.state);
         if state != Ok(JobState::Canceled) {
@@ -291,7 +305,7 @@ impl History {
             7 => RunnerAction::Unpin { group: "g".into() },
             _ => RunnerAction::Drain { runner: name, system: system.clone() },
         };
-        self.note(format!("{action:?}"));
+        note!(self, "{action:?}");
         let now = self.now();
         if self.scheduler.operate(action.clone(), now).is_err() {
             return self.observe(&Doing::Other);
@@ -315,10 +329,16 @@ impl History {
         self.observe(&Doing::Other)
     }
 
+    /// Who leads the runner group, present or not.
+    fn leader(&self) -> Option<Leader> {
+        let group = self.scheduler.runner_groups.iter().find(|group| &*group.name == "g");
+        group.and_then(|group| group.leader.clone()).filter(|_| self.single_leader)
+    }
+
     fn reload(&mut self) -> Result<(), String> {
         self.policy = Policy::any(&mut self.dice);
         self.chains = self.policy.chains();
-        self.note(format!("{:?}", self.policy));
+        note!(self, "{:?}", self.policy);
         let now = self.now();
         self.scheduler.set_chains(self.chains.clone(), now);
         self.observe(&Doing::Other)
@@ -335,7 +355,7 @@ impl History {
             _ => self.hold = Duration::from_secs(self.dice.pick(&[0, 5, 30, 60]).unwrap()),
         }
         let rules = self.rules();
-        self.note(format!("rules: {} runners, {:?}, led: {}", rules.runners.len(), self.hold, self.single_leader));
+        note!(self, "rules: {} runners, {:?}, led: {}", rules.runners.len(), self.hold, self.single_leader);
         for stream in self.model.streams.values_mut() {
             stream.draining |= !rules.runners.contains(&stream.runner);
         }
@@ -346,12 +366,12 @@ impl History {
 
     fn outage(&mut self) -> Result<(), String> {
         self.down = !self.down && self.dice.percent(50);
-        self.note(format!("the store is down: {}", self.down));
+        note!(self, "the store is down: {}", self.down);
         Ok(())
     }
 
     fn dies(&mut self) -> Result<(), String> {
-        self.note("the router dies".to_owned());
+        note!(self, "the router dies");
         self.crash()
     }
 
