@@ -111,6 +111,17 @@ impl Scheduler {
         self.elect(place, now);
     }
 
+    /// It takes nothing any more, and does not lead: a later one of its system does in its place.
+    pub(super) fn steps_back(&mut self, session: Session, now: Now) {
+        if let Some(place) = self.group_of_session(session) {
+            self.runner_groups[place].members.remove(&session);
+        }
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.draining = true;
+        }
+        self.refresh(session, now);
+    }
+
     /// It has ended; `heard` is when it was heard last.
     pub(super) fn leaves(&mut self, session: Session, state: &SessionState, now: Now) {
         let Some(name) = &state.config.group else { return };
@@ -294,11 +305,19 @@ impl Scheduler {
     }
 
     /// Keeps a runner out, from now on and after restarts.
-    pub(super) fn taint(&mut self, key: TaintKey, taint: Taint, now: Now) {
+    fn taint(&mut self, key: TaintKey, taint: Taint, now: Now) {
         let runner = key.runner.clone();
         self.keep_setting(key.setting(), Some(&taint));
         self.taints.insert(key, taint);
         self.apply_taints(&runner, now);
+    }
+
+    /// A system that begins keeps itself out, unless it is kept out already. Nothing follows yet.
+    pub(super) fn taint_itself(&mut self, key: TaintKey, taint: Taint) {
+        if !self.taints.contains_key(&key) {
+            self.keep_setting(key.setting(), Some(&taint));
+            self.taints.insert(key, taint);
+        }
     }
 
     fn apply_taints(&mut self, runner: &Arc<str>, now: Now) {

@@ -28,17 +28,14 @@ impl Scheduler {
             return Err(CoreError::Protocol(format!("`capacity` is 1 to {MOST_CAPACITY}")));
         }
         let system: (Arc<str>, Arc<str>) = (hello.runner.name.clone(), id.as_str().into());
-        let mut since = now.tick;
-        if let Some(older) = self.systems.get(&system).copied() {
-            since = self.sessions.get(&older).map_or(since, |state| state.since);
-            self.outcome.effects.push(Effect::End(older, CoreError::Superseded));
-            self.detach(older, now);
-        }
+        let older = self.systems.get(&system).copied();
         self.session += 1;
         let session = Session(self.session);
         let group = self.group_of(&hello.runner, now);
         let mut state = SessionState::new(hello, group, now);
-        state.since = since;
+        if let Some(older) = older.and_then(|older| self.sessions.get(&older)) {
+            state.since = older.since;
+        }
         // Until it is known, it does not.
         state.leads = state.config.group.is_none();
         let capacity = state.capacity;
@@ -51,13 +48,20 @@ impl Scheduler {
         self.timers.set(now.tick + HEALTHY, Timer::Silence(session));
         for (kind, reason) in &hello.taints {
             let key = TaintKey { runner: system.0.clone(), kind: *kind, system: Some(system.1.clone()) };
-            if !self.taints.contains_key(&key) {
-                self.taint(key, Taint { reason: reason.clone(), by: "runner".to_owned(), since: now.wall }, now);
-            }
+            let taint = Taint { reason: reason.clone(), by: "runner".to_owned(), since: now.wall };
+            self.taint_itself(key, taint);
         }
         self.apply_taint(session);
-        self.joins(session, now);
         self.refresh(session, now);
+        if let Some(older) = older {
+            // The new stream stands in its place already: nobody else gets anything because it was away for an instant.
+            self.outcome.effects.push(Effect::End(older, CoreError::Superseded));
+            self.steps_back(older, now);
+        }
+        self.joins(session, now);
+        if let Some(older) = older {
+            self.detach(older, now);
+        }
         if self.draining {
             self.outcome.effects.push(Effect::Order(session, RunnerOrder::Drain));
         }

@@ -102,6 +102,18 @@ fn a_higher_level_that_comes_back_is_first_again() {
 }
 
 #[test]
+fn a_runner_above_that_attaches_again_opens_nothing() {
+    let Levels { mut world, high, low } = full(30);
+    let job = world.admitted();
+    world.alive(&[high, low], 20);
+    let held = world.held(high);
+    let high = world.attach(&ranked("high", 10), 1, held);
+    assert_eq!(world.given_to(&job), None);
+    world.alive(&[high, low], 10);
+    assert_eq!(world.given_to(&job), Some(low), "the level was full all the time");
+}
+
+#[test]
 fn a_hold_of_zero_opens_at_once() {
     let Levels { mut world, low, .. } = full(0);
     let job = world.admitted();
