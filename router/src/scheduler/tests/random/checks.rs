@@ -8,7 +8,10 @@ use super::{
     model::{Answer, Doing, Held, Stream},
     steps::History,
 };
-use crate::handle::{JobFilter, TaintKind};
+use crate::{
+    config::RunnerConfig,
+    handle::{JobFilter, TaintKind},
+};
 
 impl History {
     /// Follows what was just done: jobs that changed, what is about to leave.
@@ -25,6 +28,9 @@ impl History {
                     self.may_have(stream, *session, assignment.fence)?;
                     given.push((assignment.job.clone(), assignment.lease, *session, assignment.fence));
                     self.model.streams.get_mut(session).ok_or("to no stream")?.credits -= 1;
+                }
+                Effect::AskAboutRunner { job, runner, .. } if self.is_apart(job, runner) => {
+                    return Err(format!("{job} is kept from {}, and asked about", runner.name));
                 }
                 _ => {}
             }
@@ -100,6 +106,12 @@ impl History {
                 return Err(format!("nobody was asked about {id} on {}", runner.name));
             }
         }
+        self.helps_out(id, &runner)?;
+        let state = self.scheduler.sessions.get(&session);
+        if state.is_some_and(|state| self.is_apart(id, &state.facts)) {
+            return Err(format!("{id} is kept from {}", runner.name));
+        }
+        let job = self.model.jobs.get_mut(id).ok_or("a job nobody knows")?;
         if lease.0 <= self.model.highest_lease {
             return Err(format!("{lease:?} of {id} is not above {}", self.model.highest_lease));
         }
@@ -120,6 +132,36 @@ impl History {
                 return Err(format!("{by:?} leads as number {fence}, after {before:?}"));
             }
             self.model.now.fence = Some((fence, by));
+        }
+        Ok(())
+    }
+
+    /// Whether a job is kept from a runner. One with a slot held for it may have been offered it before.
+    fn is_apart(&self, job: &JobId, runner: &Runner) -> bool {
+        let Some(job) = self.model.jobs.get(job).filter(|_| !self.held_slot) else { return false };
+        job.apart.iter().any(|apart| {
+            *apart.facts == *runner
+                && apart.until.is_none_or(|until| until > self.tick)
+                && apart.version == self.chains.version(&job.new.project, Part::Runner(&runner.name))
+        })
+    }
+
+    /// A runner that helps out does so for a reason: those above were full for long enough, or are not there.
+    fn helps_out(&self, id: &JobId, runner: &RunnerConfig) -> Result<(), String> {
+        let kept = self.scheduler.job(id).is_some_and(|job| !job.kept.is_empty());
+        if self.held_slot || kept || self.hold.is_zero() || self.levels_before.is_empty() {
+            return Ok(());
+        }
+        let fingerprint = fingerprint::Capability::of(runner).fingerprint();
+        let now = self.levels_now();
+        for (level, (open, _)) in &self.levels_before {
+            let above = level.0 == fingerprint && level.1 > runner.priority;
+            if above && *open && now.get(level).is_some_and(|(open, _)| *open) {
+                let since = self.levels.get(level);
+                if since.is_none_or(|since| *since + self.hold > self.tick) {
+                    return Err(format!("{} helps out with {id}, above is full since {since:?}", runner.name));
+                }
+            }
         }
         Ok(())
     }
@@ -153,6 +195,7 @@ impl History {
     pub(super) fn works(&mut self) -> Result<(), String> {
         let levels = self.levels_now();
         self.levels.retain(|level, _| levels.contains_key(level));
+        self.levels_before.clone_from(&levels);
         if self.paused || self.drained || self.scheduler.lanes.len() == 0 {
             return Ok(());
         }

@@ -126,9 +126,7 @@ impl History {
         }
         match effect {
             Effect::Ask { job, admission } => self.asked(job, admission, None),
-            Effect::AskAboutRunner { job, admission, runner } => {
-                self.asked(job, admission, Some(runner.name.as_str().into()))
-            }
+            Effect::AskAboutRunner { job, admission, runner } => self.asked(job, admission, Some(runner)),
             Effect::Assign(session, assignment) => {
                 let Some(stream) = self.model.streams.get(&session) else { return Ok(()) };
                 let (job, lease) = (assignment.job, assignment.lease);
@@ -139,7 +137,7 @@ impl History {
         }
     }
 
-    fn asked(&mut self, job: JobId, admission: Arc<str>, about: Option<Arc<str>>) -> Result<(), String> {
+    fn asked(&mut self, job: JobId, admission: Arc<str>, about: Option<Arc<Runner>>) -> Result<(), String> {
         if !self.model.admissions.insert(admission.clone()) {
             return Err(format!("{admission} is an id used before"));
         }
@@ -147,7 +145,7 @@ impl History {
             return Ok(());
         }
         let Some(project) = self.scheduler.job(&job).map(|job| job.project().clone()) else { return Ok(()) };
-        let part = about.as_deref().map_or(Part::Arrival, Part::Runner);
+        let part = about.as_ref().map_or(Part::Arrival, |runner| Part::Runner(&runner.name));
         let version = self.chains.version(&project, part);
         self.model.questions.push(Question { job, admission, about, version });
         Ok(())
@@ -181,6 +179,7 @@ impl History {
         }
         (self.seen_changes, self.seen_effects) = (0, 0);
         self.levels.clear();
+        self.levels_before.clear();
         self.before = None;
         self.restored()?;
         self.scheduler.begin(now);

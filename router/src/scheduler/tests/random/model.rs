@@ -37,6 +37,16 @@ pub(super) struct ModelJob {
     pub(super) now: Facts,
     /// As last committed; nothing of it is known without.
     pub(super) kept: Option<Facts>,
+    /// Runners that it is kept from.
+    pub(super) apart: Vec<Apart>,
+}
+
+/// A runner that a job is kept from: as it was described, under which chain, until when.
+#[derive(Clone)]
+pub(super) struct Apart {
+    pub(super) facts: Arc<Runner>,
+    pub(super) version: ChainVersion,
+    pub(super) until: Option<Duration>,
 }
 
 /// A stream.
@@ -56,7 +66,7 @@ pub(super) struct Stream {
 pub(super) struct Question {
     pub(super) job: JobId,
     pub(super) admission: Arc<str>,
-    pub(super) about: Option<Arc<str>>,
+    pub(super) about: Option<Arc<Runner>>,
     pub(super) version: ChainVersion,
 }
 
@@ -143,6 +153,15 @@ impl Model {
         stream.zip(held).is_some_and(|(stream, held)| held.lease == lease && held.by == stream.by())
     }
 
+    /// A job is kept from a runner, instead of what kept it from that one before.
+    pub(super) fn keep_apart(&mut self, job: &JobId, apart: Apart) {
+        let Some(job) = self.jobs.get_mut(job) else { return };
+        job.apart.retain(|other| {
+            other.facts != apart.facts && (other.facts.name != apart.facts.name || other.version == apart.version)
+        });
+        job.apart.push(apart);
+    }
+
     /// A job came to another state: may it, and what follows.
     pub(super) fn changed(&mut self, record: &JobRecord, doing: &Doing, now: Now) -> Result<(), String> {
         let id = &record.id;
@@ -223,6 +242,7 @@ impl Model {
         self.jobs.retain(|_, job| job.kept.is_some());
         for job in self.jobs.values_mut() {
             job.now = job.kept.clone().unwrap();
+            job.apart.clear();
             let ago = Duration::try_from(now.wall.duration_since(job.now.decided)).ok();
             job.now.at = job.now.at.and(ago).map(|ago| now.tick.saturating_sub(ago));
             if let Some(held) = &mut job.now.held {

@@ -37,7 +37,6 @@ impl History {
             self.model.now.taints.insert((runner.name.clone(), kind, Some(system.into())));
         }
         note!(self, "attach {} {system} {capacity} {held:?} {:?}", runner.name, hello.taints);
-        self.levels_without(&by);
         let valid: BTreeSet<_> =
             held.iter().filter(|held| self.holds(&by, &held.job, held.lease)).cloned().map(|held| held.job).collect();
         let now = self.now();
@@ -58,21 +57,6 @@ impl History {
             self.model.reach("a runner came back with its jobs");
         }
         Ok(())
-    }
-
-    /// A level whose only stream ends and begins anew has been full for no time.
-    fn levels_without(&mut self, by: &System) {
-        let Some(older) = self.scheduler.systems.get(by).and_then(|session| self.scheduler.sessions.get(session))
-        else {
-            return;
-        };
-        let Some(group) = self.scheduler.groups.get(older.group) else { return };
-        let priority = older.config.priority;
-        let streams = self.scheduler.sessions.values();
-        let same = streams.filter(|other| other.group == older.group && other.config.priority == priority);
-        if same.count() == 1 {
-            self.levels.remove(&(group.fingerprint, priority));
-        }
     }
 
     /// Whether a system holds a valid lease.
@@ -148,6 +132,12 @@ impl History {
         if let Some(stream) = stream {
             stream.heard = self.tick;
             stream.draining |= matches!(event, RunnerEvent::Draining);
+        }
+        if let Some(job) = valid.first().filter(|_| refuses)
+            && self.model.jobs[job].now.state == JobState::Assigned
+            && let Some(facts) = self.scheduler.sessions.get(&session).map(|state| state.facts.clone())
+        {
+            self.keep_apart(&job.clone(), facts, Some(self.tick + KEEP_AFTER_REFUSAL));
         }
         let expected = result.as_ref().map(|result| result.state);
         let now = self.now();

@@ -6,7 +6,7 @@ use super::{
     super::{super::*, disk::Disk, *},
     cast::{Dice, Policy, RUNNERS, cast, job, templates},
     commit::{Pending, Until},
-    model::{Answer, Doing, Facts, Kept, Model, ModelJob, Question, System},
+    model::{Answer, Apart, Doing, Facts, Kept, Model, ModelJob, Question, System},
 };
 use crate::{
     handle::{RunnerAction, RunnerEvent, TaintKind},
@@ -46,6 +46,10 @@ pub(super) struct History {
     pub(super) leases: BTreeMap<System, Vec<(JobId, Lease, bool)>>,
     /// Who led before what happens now.
     pub(super) before: Option<Leader>,
+    /// The job that is being decided has a slot held for it.
+    pub(super) held_slot: bool,
+    /// Levels before what happens now.
+    pub(super) levels_before: HashMap<Level, (bool, u32)>,
     pub(super) seen_effects: usize,
     pub(super) seen_changes: usize,
     pub(super) templates: Vec<NewJob>,
@@ -95,6 +99,8 @@ impl History {
             levels: HashMap::new(),
             leases: BTreeMap::new(),
             before: None,
+            held_slot: false,
+            levels_before: HashMap::new(),
             seen_effects: 0,
             seen_changes: 0,
             templates: templates(),
@@ -172,7 +178,9 @@ impl History {
         note!(self, "submit {} {} {:?} {}", new.id, new.project.as_str(), new.tags, new.protected);
         let now = self.now();
         let facts = Facts { state: JobState::Routing, version: None, at: None, decided: now.wall, held: None };
-        self.model.jobs.insert(new.id.clone(), ModelJob { new: new.clone(), now: facts, kept: None });
+        self.model
+            .jobs
+            .insert(new.id.clone(), ModelJob { new: new.clone(), now: facts, kept: None, apart: Vec::new() });
         self.scheduler.submit(vec![new], now).map_err(|error| error.to_string())?;
         self.observe(&Doing::Other)
     }
@@ -199,7 +207,8 @@ impl History {
             3 => (Answer::Wait, Some(Cause::Failure)),
             _ => (Answer::Admitted, None),
         };
-        note!(self, "{} about {:?}: {answer:?}, open: {open}", question.admission, question.about);
+        let about = question.about.as_ref().map(|runner| Arc::from(runner.name.as_str()));
+        note!(self, "{} about {about:?}: {answer:?}, open: {open}", question.admission);
         let conclusion = match answer {
             Answer::Admitted => Conclusion::Admitted,
             Answer::Rejected => Conclusion::Rejected,
@@ -215,11 +224,25 @@ impl History {
             reason: "because".to_owned(),
         };
         let now = self.now();
+        self.held_slot = self.scheduler.job(&question.job).is_some_and(|job| open && job.reserved().is_some());
+        if let (Some(facts), true, false) = (question.about, open, answer == Answer::Admitted) {
+            let until = (cause == Some(Cause::Failure)).then(|| self.tick + KEEP_AFTER_FAILURE);
+            self.keep_apart(&question.job, facts, until);
+        }
         self.scheduler.decided(decided, now);
         if self.scheduler.awaits(&question.job, &question.admission) {
             return Err(format!("{} is answered, and still open", question.admission));
         }
-        self.observe(&Doing::Verdict { job: question.job, about: question.about, answer, open, version })
+        let result = self.observe(&Doing::Verdict { job: question.job, about, answer, open, version });
+        self.held_slot = false;
+        result
+    }
+
+    /// A job is kept from runners like this one.
+    pub(super) fn keep_apart(&mut self, job: &JobId, facts: Arc<Runner>, until: Option<Duration>) {
+        let Some(project) = self.model.jobs.get(job).map(|job| job.new.project.clone()) else { return };
+        let version = self.chains.version(&project, Part::Runner(&facts.name));
+        self.model.keep_apart(job, Apart { facts, version, until });
     }
 
     fn passes(&mut self, most: usize) -> Result<(), String> {
