@@ -344,7 +344,7 @@ impl Scheduler {
     }
 
     /// The same of several: none of them gets what another gives up before all stand where they should.
-    fn stand_otherwise(&mut self, sessions: &[Session], now: Now) {
+    pub(super) fn stand_otherwise(&mut self, sessions: &[Session], now: Now) {
         for session in sessions {
             self.refresh(*session, now);
         }

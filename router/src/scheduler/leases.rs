@@ -348,16 +348,32 @@ impl Scheduler {
         }
     }
 
+    /// Streams of which nothing was heard for too long get nothing more, all of them at once.
+    pub(super) fn note_silent(&mut self, now: Now) {
+        let due = self.timers.due(now.tick).filter_map(|timer| match timer {
+            Timer::Silence(session) => Some(session),
+            _ => None,
+        });
+        let mut silent = Vec::new();
+        for session in due {
+            let state = self.sessions.get_mut(&session).filter(|state| state.heard + HEALTHY <= now.tick);
+            if let Some(state) = state
+                && !std::mem::replace(&mut state.silent, true)
+            {
+                silent.push(session);
+            }
+        }
+        self.stand_otherwise(&silent, now);
+    }
+
+    /// Looks at a stream again when it would be silent, or gone.
     pub(super) fn silence_due(&mut self, session: Session, now: Now) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get(&session) else { return };
         let (silent, gone) = (state.heard + HEALTHY, state.heard + LEASE);
         if silent > now.tick {
             self.timers.set(silent, Timer::Silence(session));
         } else if gone > now.tick {
             self.timers.set(gone, Timer::Silence(session));
-            if !std::mem::replace(&mut state.silent, true) {
-                self.stands_otherwise(session, now);
-            }
         } else {
             self.outcome.effects.push(Effect::End(session, CoreError::Silent));
             self.detach(session, now);

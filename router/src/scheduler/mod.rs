@@ -479,6 +479,8 @@ impl Scheduler {
 
     /// Does what has become due.
     pub(crate) fn tick(&mut self, now: Now) {
+        // Before anything goes out it is known who does not listen.
+        self.note_silent(now);
         while let Some(timer) = self.timers.pop(now.tick) {
             match timer {
                 Timer::Lease(slot, lease) => self.lease_due(slot, lease, now),

@@ -45,7 +45,12 @@ impl Timers {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// What is due at `now`, the earliest first.
+    /// What is due at `now`, and stays.
+    pub(crate) fn due(&self, now: Duration) -> impl Iterator<Item = Timer> {
+        self.0.iter().take_while(move |(at, _)| *at <= now).map(|(_, timer)| *timer)
+    }
+
+    /// Takes what is due at `now`, the earliest first.
     pub(crate) fn pop(&mut self, now: Duration) -> Option<Timer> {
         if self.next()? > now {
             return None;

@@ -187,6 +187,21 @@ fn the_runner_that_has_been_there_longest_leads_and_keeps_its_post() {
 }
 
 #[test]
+fn runners_that_fall_silent_together_do_not_lead_one_after_another() {
+    let Group { mut world, a, .. } = group();
+    let c = world.ready(&member("c", "g"), 1);
+    world.alive(&[a], 1);
+    world.alive(&[c], 4);
+    world.admitted();
+    world.admitted();
+    let (job, before) = (world.admitted(), fence(&world));
+    // a and b are due in the same instant: the router was busy until now.
+    world.after(13);
+    assert_eq!((leader(&world).as_deref(), fence(&world)), (Some("c"), before + 1));
+    assert_eq!(world.given_to(&job), Some(c));
+}
+
+#[test]
 fn a_leader_that_attaches_again_is_the_same_leader() {
     let Group { mut world, b, .. } = group();
     let before = fence(&world);
