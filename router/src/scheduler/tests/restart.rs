@@ -42,8 +42,8 @@ fn nobody_is_asked_before_the_restored_router_begins() {
 #[test]
 fn an_admission_about_a_runner_is_not_named_like_one_before_a_restart() {
     let mut world = World::new(chains(vec![entry("c", "runner:r", "v1")]));
-    world.ready(&any_runner("r"), 1);
     world.admitted();
+    world.ready(&any_runner("r"), 1);
     world.restart();
     world.ready(&any_runner("r"), 1);
     let ids: Vec<_> = world.asked.iter().map(|(_, admission)| admission.clone()).collect();

@@ -265,6 +265,12 @@ impl History {
         let is = |session: &Session, leader: &leaders::Leader| {
             self.model.streams[session].by() == (leader.runner.clone(), leader.system.clone())
         };
+        if let (Some(before), Some(leading)) = (&self.before, leading.first())
+            && !is(leading, before)
+            && self.may_still_lead(before)
+        {
+            return Err(format!("{leading:?} leads, though {before:?} may still believe that it does"));
+        }
         let Some(leader) = leading.first() else {
             let Some(leader) = &group.leader else {
                 return if candidates.is_empty() { Ok(()) } else { Err("nobody leads".to_owned()) };
@@ -289,6 +295,18 @@ impl History {
             Some(stays) if stays != leader && !is_pinned(leader) => Err(format!("{leader:?} took over from {stays:?}")),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a leader that is gone was heard so lately that it may act as one: nothing else keeps it from it.
+    fn may_still_lead(&self, leader: &leaders::Leader) -> bool {
+        let by = (leader.runner.clone(), leader.system.clone());
+        let mut streams = self.model.streams.values().filter(|stream| stream.by() == by);
+        let last = streams.by_ref().max_by_key(|stream| stream.heard);
+        let kept_out = |stream: &Stream| {
+            let is = |kind| self.model.is_tainted(stream, kind);
+            stream.draining || is(TaintKind::Jobs) || is(TaintKind::Leadership)
+        };
+        last.is_some_and(|stream| stream.over && stream.heard + HEALTHY > self.tick && !kept_out(stream))
     }
 
     /// Everything that is derived, counted again; every job and every admission.

@@ -253,8 +253,8 @@ impl History {
         note!(self, "it is {:?}", self.tick);
         let now = self.now();
         self.scheduler.tick(now);
-        self.observe(&Doing::Time)?;
         self.model.looked = self.tick;
+        self.observe(&Doing::Time)?;
         self.works()?;
         self.leads()?;
         self.before = self.leader();
