@@ -15,6 +15,8 @@ mod intake;
 mod job;
 mod path;
 mod policy;
+#[cfg_attr(not(test), allow(dead_code, reason = "the scheduler begins to ask it with the durable queue"))]
+mod priority;
 mod remote;
 mod roster;
 mod router;
@@ -27,7 +29,7 @@ mod view;
 pub use chain::{ChainVersion, Chains, Entry};
 pub use decision::{Cause, Decision, Ruling, VerdictRecord};
 pub use document::{JobDocument, MAX_DOCUMENT_BYTES, read_documents, read_runner};
-pub use glob::{BadGlob, ProjectGlob};
+pub use glob::{BadGlob, BadTextGlob, ProjectGlob, TextGlob};
 pub use handle::{
     CoreError, GroupQueue, Handle, HeldLease, IdempotencyKey, JobDetails, JobEvent, JobFilter, JobPage, JobResult,
     LeaderStatus, Obstacle, QueueSignal, QueueStatus, RunnerAction, RunnerEvent, RunnerHello, RunnerOrder,
