@@ -28,7 +28,7 @@ mod view;
 pub use chain::{ChainVersion, Chains, Entry};
 pub use decision::{Cause, Decision, Ruling, VerdictRecord};
 pub use document::{JobDocument, MAX_DOCUMENT_BYTES, read_documents, read_runner};
-pub use glob::{BadGlob, ProjectGlob};
+pub use glob::{BadGlob, BadTextGlob, ProjectGlob, TextGlob};
 pub use handle::{
     CoreError, GroupQueue, Handle, HeldLease, IdempotencyKey, JobDetails, JobEvent, JobFilter, JobPage, JobResult,
     LeaderStatus, Obstacle, QueueSignal, QueueStatus, RunnerAction, RunnerEvent, RunnerHello, RunnerOrder,

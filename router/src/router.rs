@@ -272,7 +272,7 @@ impl Bound {
 impl Reloader {
     /// Takes another configuration, all or nothing. Decisions made under the old one are found stale when they would serve.
     ///
-    /// `listen`, `state`, `decision_log`, `max_jobs` and whether there is TLS stay as they were: they need a restart, and the
+    /// `listen`, `state`, `decision_log`, `max_jobs`, `retention` and whether there is TLS stay as they were: they need a restart, and the
     /// names of those that differ are returned.
     ///
     /// # Errors
@@ -303,6 +303,7 @@ impl Reloader {
             ("state", before.state != config.state),
             ("decision_log", before.decision_log != config.decision_log),
             ("max_jobs", before.max_jobs != config.max_jobs),
+            ("retention", before.retention != config.retention),
         ];
         *shared.current.lock().unwrap_or_else(PoisonError::into_inner) = (config, roster);
         Ok(fixed.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect())
