@@ -1,4 +1,14 @@
-use std::fmt;
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+use jobgate_proto::job::v1 as wire;
+
+use super::StoreError;
+use crate::{
+    handle::JobEvent,
+    job::{JobId, JobRecord, JobState, Lease},
+    path::ProjectPath,
+};
 
 /// A job as it is kept: everything that is needed to go on with it after a restart, and its record and events once it is over.
 ///
@@ -126,4 +136,55 @@ impl fmt::Display for DocumentRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "segment {}, offset {}, {} bytes", self.segment, self.offset, self.length)
     }
+}
+
+impl JobRow {
+    /// Its record, as people and programs look at it.
+    ///
+    /// # Errors
+    ///
+    /// When the row says what no job can be: it is damaged, or from a newer version.
+    pub fn record(&self) -> Result<JobRecord, StoreError> {
+        let unusable = |what: &str| StoreError::new(format!("job {}: its row in the store has {what}", self.id));
+        let time = |micros: i64| Timestamp::from_microsecond(micros).map_err(|_| unusable("a time out of range"));
+        Ok(JobRecord {
+            id: JobId::new(self.id.as_str()),
+            project: self.project.parse::<ProjectPath>().map_err(|_| unusable("a project path that is none"))?,
+            source_id: self.source_id.clone(),
+            name: self.name.clone(),
+            state: self.job_state().ok_or_else(|| unusable("an unknown state"))?,
+            reason: self.reason.clone(),
+            submitted_at: time(self.submitted_at)?,
+            admitted_at: self.admitted_at.map(time).transpose()?,
+            assigned_at: self.assigned_at.map(time).transpose()?,
+            started_at: self.started_at.map(time).transpose()?,
+            finished_at: self.finished_at.map(time).transpose()?,
+            runner: self.runner.as_deref().map(Arc::from),
+            lease: self.lease.map(Lease),
+            priority: self.priority,
+            exit_code: self.exit_code,
+        })
+    }
+
+    /// What happened to it, oldest first. An event that no version of jobgate could have written is left out.
+    #[must_use]
+    pub fn events(&self) -> Vec<JobEvent> {
+        let event = |row: &EventRow| {
+            Some(JobEvent {
+                time: Timestamp::from_microsecond(row.time).ok()?,
+                state: state_from_wire(row.state)?,
+                text: row.text.clone(),
+            })
+        };
+        self.events.iter().filter_map(event).collect()
+    }
+
+    /// Where it is; `None` for a number that no version of jobgate wrote.
+    pub(crate) fn job_state(&self) -> Option<JobState> {
+        state_from_wire(self.state)
+    }
+}
+
+fn state_from_wire(number: i32) -> Option<JobState> {
+    JobState::ALL.into_iter().find(|state| wire::JobState::from(*state) as i32 == number)
 }
