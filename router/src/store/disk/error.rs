@@ -1,5 +1,7 @@
 use std::{fmt, io, path::PathBuf};
 
+use serde::Serialize;
+
 use crate::store::StoreError;
 
 /// Why a store could not be opened. Nothing in its directory was changed, unless [`OpenError::Io`] says so.
@@ -47,11 +49,12 @@ pub enum OpenError {
 }
 
 /// Something in a store that is not as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// The file.
     pub file: String,
     /// Where in it, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     /// What is wrong.
     pub what: String,
@@ -157,7 +160,9 @@ impl fmt::Display for Repair {
             Self::Permissions { path, mode } => {
                 write!(f, "{path}: others could reach it (mode {mode:o}); now only its owner can")
             }
-            Self::IndexRebuilt { file } => write!(f, "{file}: was missing; it was made again from the log, which is whole"),
+            Self::IndexRebuilt { file } => {
+                write!(f, "{file}: was missing; it was made again from the log, which is whole")
+            }
         }
     }
 }

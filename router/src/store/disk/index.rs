@@ -28,6 +28,9 @@ pub(super) const FILE: &str = "live.redb";
 
 type PlaceRow = (u64, u64, u32);
 
+/// A decision: its job and admission.
+pub(super) type DecisionKey = (String, String);
+
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(super) const LIVE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("live");
 pub(super) const OVER: TableDefinition<'_, &str, PlaceRow> = TableDefinition::new("over");
@@ -120,7 +123,8 @@ impl Index {
             return Err(Fault::new(path, Some(0), "the file is empty").into());
         }
         let backend = Backend::held(file).map_err(OpenError::io(&path))?;
-        let open = Open::new(&path, backend, cache_bytes, thorough).map_err(|error| Fault::new(path, None, error.to_string()))?;
+        let open = Open::new(&path, backend, cache_bytes, thorough)
+            .map_err(|error| Fault::new(path, None, error.to_string()))?;
         Ok(Self { medium, cache_bytes, open: RwLock::new(open), documents: Mutex::default() })
     }
 
@@ -142,7 +146,9 @@ impl Index {
         });
         let rows = rows.map_err(|error| Fault::new(&path, None, error.to_string()))?;
         let get = |key: &str| {
-            rows.get(key).copied().ok_or_else(|| Fault::new(&path, None, format!("`{key}` is missing from its table `meta`")))
+            rows.get(key)
+                .copied()
+                .ok_or_else(|| Fault::new(&path, None, format!("`{key}` is missing from its table `meta`")))
         };
         if get("format")? != FORMAT {
             return Err(Fault::new(&path, None, format!("format {} of the index is unknown", get("format")?)));
@@ -221,9 +227,10 @@ impl Index {
     }
 
     /// Forgets what lies in a segment, which must be the first: jobs that are over, and decisions.
-    pub(super) fn retire(&self, segment: u64, over: &[String], decisions: &[(String, String)]) -> Result<(), StoreError> {
+    pub(super) fn retire(&self, segment: u64, over: &[String], decisions: &[DecisionKey]) -> Result<(), StoreError> {
         self.write(|write| {
-            let lies_there = |place: Option<redb::AccessGuard<'_, PlaceRow>>| place.is_some_and(|place| place.value().0 == segment);
+            let lies_there =
+                |place: Option<redb::AccessGuard<'_, PlaceRow>>| place.is_some_and(|place| place.value().0 == segment);
             let mut table = write.open_table(OVER)?;
             for id in over {
                 let there = lies_there(table.get(id.as_str())?);
@@ -287,7 +294,7 @@ impl Index {
     }
 
     /// Decisions about the newest jobs.
-    pub(super) fn newest_decisions(&self, limit: usize) -> Result<Vec<((String, String), Place)>, StoreError> {
+    pub(super) fn newest_decisions(&self, limit: usize) -> Result<Vec<(DecisionKey, Place)>, StoreError> {
         self.read(|read| {
             let mut found = Vec::new();
             for row in read.open_table(DECISIONS)?.iter()?.rev().take(limit) {

@@ -96,8 +96,7 @@ impl Log {
     /// Goes on in the next segment, which must have room for a frame of this size.
     fn roll(&mut self, size: u64) -> Result<(), StoreError> {
         if self.remains > self.at.offset {
-            zero(&*self.file, self.at.offset, self.remains)
-                .map_err(|error| self.failed("cannot be written", error))?;
+            zero(&*self.file, self.at.offset, self.remains).map_err(|error| self.failed("cannot be written", error))?;
             self.remains = self.at.offset;
         }
         let number = self.at.segment + 1;

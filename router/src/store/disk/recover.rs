@@ -1,10 +1,6 @@
 //! A start: the index as it was last written, and the log from there on. Everything is verified before anything is changed.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::Arc,
-};
+use std::{collections::HashMap, io, sync::Arc};
 
 use prost::Message;
 
@@ -57,7 +53,10 @@ pub(super) struct Replay {
     pub(super) torn: Option<(u64, u64, u64)>,
 }
 
-pub(super) fn recover(medium: &Arc<dyn Medium>, options: &DiskOptions) -> Result<(Recovered, Restored, Repairs), OpenError> {
+pub(super) fn recover(
+    medium: &Arc<dyn Medium>,
+    options: &DiskOptions,
+) -> Result<(Recovered, Restored, Repairs), OpenError> {
     let mut repairs = Repairs::default();
     let Some(mark) = read_format(&**medium)? else {
         must_be_unused(&**medium)?;
@@ -73,7 +72,9 @@ pub(super) fn recover(medium: &Arc<dyn Medium>, options: &DiskOptions) -> Result
         return Err(Fault::new(path, None, "the index belongs to another log").into());
     }
     if index.is_none() && segments.first() != Some(&1) {
-        return Err(Fault::new(path, None, "the index is missing, and the log does not go back to its beginning").into());
+        return Err(
+            Fault::new(path, None, "the index is missing, and the log does not go back to its beginning").into()
+        );
     }
     let (kept, retired): (Vec<_>, Vec<_>) = segments.into_iter().partition(|number| *number >= meta.first_segment);
     must_be_whole(&**medium, &kept, meta)?;
@@ -108,8 +109,14 @@ pub(super) fn recover(medium: &Arc<dyn Medium>, options: &DiskOptions) -> Result
         repairs.add(Repair::TornTail { file: path, offset: from });
     }
     tidy(&**medium, &retired).map_err(OpenError::io(format_args!("{}: cannot be tidied", medium.path(FOLDER))))?;
-    let recovered =
-        Recovered { mark, end, contained: meta.contained, first_segment: meta.first_segment, index, delta: replay.delta };
+    let recovered = Recovered {
+        mark,
+        end,
+        contained: meta.contained,
+        first_segment: meta.first_segment,
+        index,
+        delta: replay.delta,
+    };
     Ok((recovered, restored, repairs))
 }
 
@@ -132,7 +139,7 @@ fn begin(medium: &Arc<dyn Medium>, options: &DiskOptions) -> Result<Recovered, O
 }
 
 /// The index of a store that nothing was written to.
-fn unused(mark: u64) -> Meta {
+pub(super) fn unused(mark: u64) -> Meta {
     Meta { mark, contained: Position::START, highest: Highest::default(), first_segment: 1 }
 }
 
@@ -262,7 +269,11 @@ impl Replay {
                 }
                 None => fault,
             })?;
-            if let End::Torn { remains, .. } = how {
+            if let End::Torn { what, remains } = how {
+                if let Some((torn, at, _)) = before {
+                    let first = Fault::new(medium.path(&name(torn)), Some(at), "a frame is damaged or missing");
+                    return Err(OpenError::Damaged(vec![first, Fault::new(path, Some(end), what)]));
+                }
                 self.torn = Some((number, end, remains));
             }
         }

@@ -8,6 +8,7 @@ use super::{
     checkpoint::Checkpointer,
     error::Fault,
     frame::{FRAME_HEADER, Kind, Parsed, number64, parse},
+    index::DecisionKey,
     medium::{Access, read_from},
     rows::{DecisionRow, micros},
     segment::{FOLDER, SEGMENT_HEADER, name},
@@ -38,7 +39,8 @@ impl Checkpointer {
             let file = name(number);
             let removed = shared.medium.remove(&file).and_then(|()| shared.medium.sync_folder(FOLDER));
             // What is left is taken away when the store is opened.
-            removed.map_err(|error| Fault::new(shared.medium.path(&file), None, format!("cannot be removed: {error}")))?;
+            removed
+                .map_err(|error| Fault::new(shared.medium.path(&file), None, format!("cannot be removed: {error}")))?;
             tracing::debug!(segment = number, "a segment older than the retention was removed");
         }
         Ok(())
@@ -61,8 +63,7 @@ impl Checkpointer {
 
     /// Jobs that are over and decisions with an entry in a segment. A frame that is damaged ends it: what comes after cannot
     /// be read either, and an index entry to nowhere is told as what is not known any more.
-    #[expect(clippy::type_complexity, reason = "two lists of names")]
-    fn contents(&self, number: u64) -> Result<(Vec<String>, Vec<(String, String)>), StoreError> {
+    fn contents(&self, number: u64) -> Result<(Vec<String>, Vec<DecisionKey>), StoreError> {
         let shared = self.shared();
         let file = name(number);
         let read = shared.medium.open(&file, Access::Read).and_then(|file| read_from(&*file, 0));

@@ -54,7 +54,8 @@ impl DecisionRow {
     }
 
     pub(super) fn decision(&self) -> Result<Decision, String> {
-        serde_json::from_slice(&self.json).map_err(|error| format!("decision {} cannot be read: {error}", self.admission))
+        serde_json::from_slice(&self.json)
+            .map_err(|error| format!("decision {} cannot be read: {error}", self.admission))
     }
 }
 

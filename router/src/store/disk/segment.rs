@@ -68,10 +68,7 @@ pub(super) enum End {
     /// With zeros, or with the file.
     Clean,
     /// With something that is no frame, and nothing valid after it: a write that did not complete, and its last byte.
-    Torn {
-        what: &'static str,
-        remains: u64,
-    },
+    Torn { what: &'static str, remains: u64 },
 }
 
 /// Goes through the frames of a segment. `bytes` begin at `base` of the file; each frame must have the next number, if it is

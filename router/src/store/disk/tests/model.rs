@@ -125,6 +125,7 @@ fn is_over(row: &JobRow) -> bool {
 /// Makes batches as a router would, by a seed.
 #[derive(Debug)]
 pub(super) struct Histories {
+    seed: u64,
     dice: Dice,
     pub(super) now: Timestamp,
     live: Vec<JobRow>,
@@ -135,7 +136,7 @@ pub(super) struct Histories {
 impl Histories {
     pub(super) fn new(seed: u64) -> Self {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
-        Self { dice: Dice(seed), now, live: Vec::new(), jobs: 0, lease: 0 }
+        Self { seed, dice: Dice(seed), now, live: Vec::new(), jobs: 0, lease: 0 }
     }
 
     pub(super) fn batch(&mut self) -> Batch {
@@ -161,7 +162,7 @@ impl Histories {
 
     fn submit(&mut self, batch: &mut Batch) {
         self.jobs += 1;
-        let id = format!("{:032x}", self.jobs);
+        let id = format!("{:016x}{:016x}", self.seed, self.jobs);
         let length = match self.dice.roll(20) {
             0 => 0,
             1 => 20_000,

@@ -115,6 +115,10 @@ impl Simulated {
         self.lock().is_off = true;
     }
 
+    pub(super) fn is_off(&self) -> bool {
+        self.lock().is_off
+    }
+
     /// Operation `at` goes wrong.
     pub(super) fn set_plan(&self, plan: Option<Plan>) {
         self.lock().plan = plan;
