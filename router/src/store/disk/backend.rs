@@ -56,6 +56,11 @@ impl Backend {
     pub(super) fn settle(&self) -> io::Result<()> {
         let mut mode = self.mode.write().unwrap_or_else(PoisonError::into_inner);
         if let Mode::Held(held) = &*mode {
+            // After a sync that failed, what is read may not be on the disk. redb changes its first page last, so that one only.
+            let mut first = vec![0; usize::try_from(self.file.length()?.min(PAGE)).unwrap_or(0)];
+            self.file.read_at(&mut first, 0)?;
+            self.file.write_at(&first, 0)?;
+            self.file.sync()?;
             for step in &held.steps {
                 match step {
                     Step::Write(offset, bytes) => self.file.write_at(bytes, *offset)?,

@@ -190,6 +190,7 @@ impl Search<'_> {
                     }
                 }
                 Err(fault) => {
+                    self.report.faults.extend(self.report.torn.take());
                     self.report.faults.push(fault);
                     next = None;
                 }

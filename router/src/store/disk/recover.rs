@@ -50,7 +50,10 @@ pub(super) struct Replay {
     pub(super) delta: Delta,
     /// Jobs with a row there: as they are last, or `None` once they are over.
     pub(super) jobs: HashMap<String, Option<JobRow>>,
+    /// What is left of a frame that was not written completely: segment, first byte, byte after the last.
     pub(super) torn: Option<(u64, u64, u64)>,
+    /// The last frame: where it begins, and its bytes.
+    last: Option<(u64, Vec<u8>)>,
 }
 
 pub(super) fn recover(
@@ -108,6 +111,7 @@ pub(super) fn recover(
         zeroed.map_err(OpenError::io(&path))?;
         repairs.add(Repair::TornTail { file: path, offset: from });
     }
+    confirm(&**medium, end, replay.last).map_err(OpenError::io(medium.path(&name(end.segment))))?;
     tidy(&**medium, &retired).map_err(OpenError::io(format_args!("{}: cannot be tidied", medium.path(FOLDER))))?;
     let recovered = Recovered {
         mark,
@@ -118,6 +122,18 @@ pub(super) fn recover(
         delta: replay.delta,
     };
     Ok((recovered, restored, repairs))
+}
+
+/// Makes the end of the log durable. After a sync that failed, what is read may not be on the disk, and no sync that comes later
+/// brings it there unless it is written again. That can be so of the last frame only, and of the zeros after it: every frame
+/// before was acknowledged.
+fn confirm(medium: &dyn Medium, end: Position, last: Option<(u64, Vec<u8>)>) -> io::Result<()> {
+    let file = medium.open(&name(end.segment), Access::Write)?;
+    if let Some((from, bytes)) = last {
+        file.write_at(&bytes, from)?;
+    }
+    let after = file.length()?.saturating_sub(end.offset).min(super::frame::FRAME_HEADER as u64);
+    zero(&*file, end.offset, end.offset + after)
 }
 
 /// Begins a store. The index comes last, and the format before it: until then there is nothing that could be lost.
@@ -239,7 +255,7 @@ fn tidy(medium: &dyn Medium, segments: &[u64]) -> io::Result<()> {
 
 impl Replay {
     pub(super) fn new(meta: Meta) -> Self {
-        Self { delta: Delta::new(meta.contained, meta.highest), jobs: HashMap::new(), torn: None }
+        Self { delta: Delta::new(meta.contained, meta.highest), jobs: HashMap::new(), torn: None, last: None }
     }
 
     /// Reads the log from where the index ends.
@@ -252,14 +268,16 @@ impl Replay {
             let read = medium.open(&name(number), Access::Read).and_then(|file| read_from(&*file, base));
             let bytes = read.map_err(OpenError::io(&path))?;
             let before = self.torn;
+            let mut last = None;
             let (end, how) = scan(&path, &bytes, base, mark, &mut next, |offset, frame| {
                 if let Some((torn, at, _)) = before {
                     let what = format!("a frame is damaged or missing, though segment {number} goes on");
                     return Err(Fault::new(medium.path(&name(torn)), Some(at), what));
                 }
                 self.take(number, offset, frame).map_err(|what| Fault::new(&path, Some(offset), what))?;
-                let offset = offset + frame.size as u64;
-                self.delta.until = Position { segment: number, offset, next: frame.number + 1 };
+                let end = offset + frame.size as u64;
+                last = Some((offset, end));
+                self.delta.until = Position { segment: number, offset: end, next: frame.number + 1 };
                 Ok(())
             })
             .map_err(|fault| match before {
@@ -269,6 +287,10 @@ impl Replay {
                 }
                 None => fault,
             })?;
+            if let Some((from, to)) = last {
+                let at = |place: u64| usize::try_from(place - base).unwrap_or(usize::MAX);
+                self.last = Some((from, bytes.get(at(from)..at(to)).unwrap_or_default().to_vec()));
+            }
             if let End::Torn { what, remains } = how {
                 if let Some((torn, at, _)) = before {
                     let first = Fault::new(medium.path(&name(torn)), Some(at), "a frame is damaged or missing");

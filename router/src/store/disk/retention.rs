@@ -46,6 +46,11 @@ impl Checkpointer {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn first_segment(&self) -> u64 {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner).first_segment
+    }
+
     /// When the first frame of a segment was written.
     fn first_time(&self, number: u64) -> Result<Option<i64>, StoreError> {
         let mut header = [0; FRAME_HEADER];

@@ -1,5 +1,11 @@
 mod crash;
+mod damage;
+mod directory;
+mod frames;
+mod histories;
+mod measure;
 mod model;
+mod retention;
 mod simulated;
 
 use std::sync::Arc;

@@ -160,6 +160,27 @@ impl Histories {
         batch
     }
 
+    /// A batch with one job that waits.
+    pub(super) fn waiting_batch(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        self.submit(&mut batch);
+        self.live.clear();
+        batch
+    }
+
+    /// A batch of jobs that are over at once, and so have no document that must be kept.
+    pub(super) fn finishing_batch(&mut self) -> Batch {
+        self.now += jiff::SignedDuration::from_secs(1);
+        let mut batch = Batch::default();
+        for _ in 0..2 {
+            self.submit(&mut batch);
+            while !self.live.is_empty() {
+                self.go_on(&mut batch);
+            }
+        }
+        batch
+    }
+
     fn submit(&mut self, batch: &mut Batch) {
         self.jobs += 1;
         let id = format!("{:016x}{:016x}", self.seed, self.jobs);
