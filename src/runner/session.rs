@@ -185,9 +185,7 @@ impl Session {
                 }
                 incoming = stream.incoming.message() => match incoming {
                     Ok(Some(message)) => {
-                        if let Some(gateway_message::Message::Queue(signal)) = &message.message {
-                            tracing::debug!(waiting = signal.waiting, running = signal.running, "work for such runners");
-                        }
+                        tell(&message);
                         let effects = self.leases.message(message, Instant::now());
                         self.perform(effects);
                     }
@@ -324,6 +322,19 @@ fn open(runner: &Runner, leases: &Leases) -> impl Future<Output = Result<(Stream
             Ok(result) => result,
             Err(_) => Err(Status::unavailable(format!("no welcome within {WELCOME:?}"))),
         }
+    }
+}
+
+/// Logs what needs nothing to be done.
+fn tell(message: &GatewayMessage) {
+    match &message.message {
+        Some(gateway_message::Message::Queue(signal)) => {
+            tracing::debug!(waiting = signal.waiting, running = signal.running, "work for runners like this one");
+        }
+        Some(gateway_message::Message::Draining(_)) => {
+            tracing::info!("the router gives no new jobs; running ones go on");
+        }
+        _ => {}
     }
 }
 

@@ -72,7 +72,7 @@ Example:
         #[command(flatten)]
         router: RouterArgs,
     },
-    /// Give the present streams of a runner no new jobs, and end them when their jobs have ended
+    /// Give a runner no new jobs until it attaches anew; running ones go on
     #[command(after_help = "Example:\n  jobgate runners drain gpu-1")]
     Drain {
         /// Name of the runner
