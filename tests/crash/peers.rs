@@ -170,10 +170,8 @@ impl Runner {
                     say(out, runner_message::Message::Credit(Credit { slots: 1 })).await?;
                 }
             }
-            Message::Recorded(recorded) => {
-                if self.work.remove(&(recorded.job_id, recorded.lease)).is_some() {
-                    say(out, runner_message::Message::Credit(Credit { slots: 1 })).await?;
-                }
+            Message::Recorded(recorded) if self.work.remove(&(recorded.job_id, recorded.lease)).is_some() => {
+                say(out, runner_message::Message::Credit(Credit { slots: 1 })).await?;
             }
             _ => {}
         }
