@@ -39,6 +39,8 @@ pub use job::{JobId, JobRecord, JobState, Lease, NewJob};
 pub use path::{GroupPath, PathError, ProjectPath, Scope};
 pub use policy::{LoadedPolicy, NoPolicies, PolicySource, PolicySpec, PolicyStatus};
 pub use router::{Bound, Reloader, Router, RunError};
+#[doc(hidden)]
+pub use store::fuzz_store_frame;
 pub use store::{
     Archive, Batch, CheckReport, DiskOptions, DiskStore, DocumentRef, EventRow, Fault, JobRow, MemoryStore, OpenError,
     Repair, Repairs, Restored, Store, StoreError, Submission, check as check_store,
