@@ -88,3 +88,21 @@ fn an_index_that_cannot_be_written_stops_nothing() {
     };
     assert!(Model::read(&restored, &*store.archive().unwrap()).unwrap() == model);
 }
+
+#[test]
+fn a_smaller_batch_leaves_nothing_of_a_larger_one_that_failed() {
+    let medium = Simulated::default();
+    let (mut store, _, _) = open(&medium).unwrap();
+    let mut histories = Histories::new(13);
+    let larger = (0..3).fold(Batch::default(), |batch, _| merged(batch, histories.batch()));
+    let mut smaller = Batch::default();
+    smaller.settings.insert("leader".to_owned(), Some(vec![1]));
+    medium.set_plan(Some(simulated::Plan { at: medium.operations() + 1, how: simulated::How::Full }));
+    store.commit(&larger).unwrap_err();
+    store.commit(&smaller).unwrap();
+    medium.turn_off();
+    drop(store);
+    let (_, restored, repairs) = open(&medium.after_power_loss(Left::Everything)).unwrap();
+    assert!(repairs.is_empty(), "{repairs:?}");
+    assert!(restored.jobs.is_empty() && restored.settings.len() == 1);
+}
