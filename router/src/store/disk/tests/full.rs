@@ -93,10 +93,10 @@ fn an_index_that_cannot_be_written_stops_nothing() {
 fn a_smaller_batch_leaves_nothing_of_a_larger_one_that_failed() {
     let medium = Simulated::default();
     let (mut store, _, _) = open(&medium).unwrap();
-    let mut histories = Histories::new(13);
-    let larger = (0..3).fold(Batch::default(), |batch, _| merged(batch, histories.batch()));
-    let mut smaller = Batch::default();
-    smaller.settings.insert("leader".to_owned(), Some(vec![1]));
+    let [larger, smaller] = [2000, 1].map(|length| {
+        let settings = [("leader".to_owned(), Some(vec![1; length]))].into();
+        Batch { settings, ..Batch::default() }
+    });
     medium.set_plan(Some(simulated::Plan { at: medium.operations() + 1, how: simulated::How::Full }));
     store.commit(&larger).unwrap_err();
     store.commit(&smaller).unwrap();
@@ -104,5 +104,25 @@ fn a_smaller_batch_leaves_nothing_of_a_larger_one_that_failed() {
     drop(store);
     let (_, restored, repairs) = open(&medium.after_power_loss(Left::Everything)).unwrap();
     assert!(repairs.is_empty(), "{repairs:?}");
-    assert!(restored.jobs.is_empty() && restored.settings.len() == 1);
+    assert_eq!(restored.settings["leader"], [1]);
+}
+
+#[test]
+fn an_index_that_cannot_be_opened_anew_is_opened_when_it_can_be() {
+    let medium = Simulated::default();
+    let (mut store, _, _) = open(&medium).unwrap();
+    let (mut histories, mut model) = (Histories::new(14), Model::default());
+    for _ in 0..5 {
+        let batch = histories.batch();
+        store.commit(&batch).unwrap();
+        model.apply(&batch);
+    }
+    medium.turn_off();
+    store.checkpoint().unwrap_err();
+    medium.turn_on();
+    store.checkpoint().unwrap();
+    assert!(store.checkpointer.shared().pending().deltas().all(super::super::pending::Delta::is_empty));
+    drop(store);
+    let (store, restored, _) = open(&medium.after_power_loss(Left::Nothing)).unwrap();
+    assert!(Model::read(&restored, &*store.archive().unwrap()).unwrap() == model);
 }
