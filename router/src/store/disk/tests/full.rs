@@ -88,3 +88,41 @@ fn an_index_that_cannot_be_written_stops_nothing() {
     };
     assert!(Model::read(&restored, &*store.archive().unwrap()).unwrap() == model);
 }
+
+#[test]
+fn a_smaller_batch_leaves_nothing_of_a_larger_one_that_failed() {
+    let medium = Simulated::default();
+    let (mut store, _, _) = open(&medium).unwrap();
+    let [larger, smaller] = [2000, 1].map(|length| {
+        let settings = [("leader".to_owned(), Some(vec![1; length]))].into();
+        Batch { settings, ..Batch::default() }
+    });
+    medium.set_plan(Some(simulated::Plan { at: medium.operations() + 1, how: simulated::How::Full }));
+    store.commit(&larger).unwrap_err();
+    store.commit(&smaller).unwrap();
+    medium.turn_off();
+    drop(store);
+    let (_, restored, repairs) = open(&medium.after_power_loss(Left::Everything)).unwrap();
+    assert!(repairs.is_empty(), "{repairs:?}");
+    assert_eq!(restored.settings["leader"], [1]);
+}
+
+#[test]
+fn an_index_that_cannot_be_opened_anew_is_opened_when_it_can_be() {
+    let medium = Simulated::default();
+    let (mut store, _, _) = open(&medium).unwrap();
+    let (mut histories, mut model) = (Histories::new(14), Model::default());
+    for _ in 0..5 {
+        let batch = histories.batch();
+        store.commit(&batch).unwrap();
+        model.apply(&batch);
+    }
+    medium.turn_off();
+    store.checkpoint().unwrap_err();
+    medium.turn_on();
+    store.checkpoint().unwrap();
+    assert!(store.checkpointer.shared().pending().deltas().all(super::super::pending::Delta::is_empty));
+    drop(store);
+    let (store, restored, _) = open(&medium.after_power_loss(Left::Nothing)).unwrap();
+    assert!(Model::read(&restored, &*store.archive().unwrap()).unwrap() == model);
+}
