@@ -254,15 +254,18 @@ impl Scheduler {
             }
             RunnerAction::Drain { runner, system } => {
                 let name = self.known_runner(&runner)?;
-                for session in self.sessions_of(&name) {
-                    let Some(state) = self.sessions.get_mut(&session) else { continue };
-                    if system.as_deref().is_some_and(|system| *system != *state.system) {
-                        continue;
+                let mut meant = self.sessions_of(&name);
+                meant.retain(|session| {
+                    let state = self.sessions.get(session);
+                    state.is_some_and(|state| system.as_deref().is_none_or(|system| *system == *state.system))
+                });
+                for session in &meant {
+                    if let Some(state) = self.sessions.get_mut(session) {
+                        state.draining = true;
                     }
-                    state.draining = true;
-                    self.outcome.effects.push(Effect::Order(session, RunnerOrder::Drain));
-                    self.stands_otherwise(session, now);
+                    self.outcome.effects.push(Effect::Order(*session, RunnerOrder::Drain));
                 }
+                self.stand_otherwise(&meant, now);
             }
         }
         Ok(())
@@ -298,10 +301,11 @@ impl Scheduler {
     }
 
     fn apply_taints(&mut self, runner: &Arc<str>, now: Now) {
-        for session in self.sessions_of(runner) {
-            self.apply_taint(session);
-            self.stands_otherwise(session, now);
+        let sessions = self.sessions_of(runner);
+        for session in &sessions {
+            self.apply_taint(*session);
         }
+        self.stand_otherwise(&sessions, now);
     }
 
     pub(super) fn apply_taint(&mut self, session: Session) {
@@ -316,9 +320,20 @@ impl Scheduler {
 
     /// A stream can do more or less than before: its slots, its group's leader and what waits follow.
     pub(super) fn stands_otherwise(&mut self, session: Session, now: Now) {
-        self.refresh(session, now);
-        self.reconsider(session, now);
-        self.after_refresh(session, now);
+        self.stand_otherwise(&[session], now);
+    }
+
+    /// The same of several: none of them gets what another gives up before all stand where they should.
+    fn stand_otherwise(&mut self, sessions: &[Session], now: Now) {
+        for session in sessions {
+            self.refresh(*session, now);
+        }
+        for session in sessions {
+            self.reconsider(*session, now);
+        }
+        for session in sessions {
+            self.after_refresh(*session, now);
+        }
     }
 
     /// What waits goes to a stream that came, or to others when one went: those of a lower priority may be wanted now.

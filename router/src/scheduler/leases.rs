@@ -105,6 +105,8 @@ impl Scheduler {
     pub(crate) fn event(&mut self, session: Session, event: RunnerEvent, now: Now) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
         state.heard = now.tick;
+        // Before anything else: one that was silent until now gets no job to say this.
+        state.draining |= event == RunnerEvent::Draining;
         if std::mem::take(&mut state.silent) {
             self.timers.set(now.tick + HEALTHY, Timer::Silence(session));
             self.stands_otherwise(session, now);
@@ -122,11 +124,7 @@ impl Scheduler {
                 // Word from the router is an answer to word from the runner, so that neither outlives the other's patience.
                 self.outcome.effects.push(Effect::Order(session, RunnerOrder::Heartbeat));
             }
-            RunnerEvent::Draining => {
-                let Some(state) = self.sessions.get_mut(&session) else { return };
-                state.draining = true;
-                self.stands_otherwise(session, now);
-            }
+            RunnerEvent::Draining => self.stands_otherwise(session, now),
         }
     }
 

@@ -70,6 +70,10 @@ impl Disk {
         self.rows.get(job.as_str())
     }
 
+    pub(super) fn contains(&self, text: &str) -> bool {
+        self.rows.values().any(|row| format!("{row:?}").contains(text))
+    }
+
     /// Gives a job a document that was not written when it was submitted.
     pub(super) fn put_document(&mut self, job: &JobId) {
         let row = self.rows.get_mut(job.as_str()).unwrap();

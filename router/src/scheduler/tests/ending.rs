@@ -92,6 +92,16 @@ fn a_runner_that_drains_gets_nothing_new_and_finishes_what_it_has() {
 }
 
 #[test]
+fn a_silent_runner_whose_next_word_is_that_it_drains_gets_no_job_for_it() {
+    let mut world = World::new(chains(vec![]));
+    let session = world.ready(&any_runner("r"), 1);
+    world.after(16);
+    let job = world.admitted();
+    world.says(session, RunnerEvent::Draining);
+    assert_eq!(world.given_to(&job), None);
+}
+
+#[test]
 fn one_system_can_be_drained() {
     let r = any_runner("r");
     let mut world = World::with(chains(vec![]), rules(&[&r]));

@@ -232,7 +232,7 @@ fn holds(
     }
     let ends = group.levels.values().filter_map(|level| level.full_since).map(|since| since + scheduler.hold);
     let end = ends.filter(|end| *end > now).min();
-    if let Some(end) = end.filter(|_| group.levels.len() > 1) {
+    if let Some(end) = end.filter(|_| group.levels.values().filter(|level| level.open > 0).count() > 1) {
         let at = group.hold_at;
         let watched = at.is_some_and(|at| at <= end && timers.contains(&(at, Timer::Hold(id))));
         check(watched, || format!("a level is full for long enough at {end:?}, and is looked at {at:?}"))?;

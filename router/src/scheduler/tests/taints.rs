@@ -123,3 +123,21 @@ fn a_taint_that_cannot_be_read_back_lets_nobody_in() {
         assert!(error.to_string().contains(key), "{error}");
     }
 }
+
+#[test]
+fn a_taint_or_drain_of_a_runner_with_several_systems_gives_none_of_them_a_job() {
+    for drain in [false, true] {
+        let a = member("a", "g");
+        let mut world = World::with(chains(vec![]), rules(&[&a]));
+        world.attach_as(&a, "first", 1, vec![]);
+        let second = world.attach_as(&a, "second", 1, vec![]);
+        world.says(second, RunnerEvent::Credit(1));
+        let job = world.admitted();
+        assert_eq!(world.given_to(&job), None, "the other system leads, and has no slot");
+        match drain {
+            true => world.operate(RunnerAction::Drain { runner: "a".into(), system: None }),
+            false => world.taint("a", TaintKind::Jobs),
+        }
+        assert_eq!(world.given_to(&job), None, "drain: {drain}");
+    }
+}
