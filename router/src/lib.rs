@@ -39,5 +39,8 @@ pub use job::{JobId, JobRecord, JobState, Lease, NewJob};
 pub use path::{GroupPath, PathError, ProjectPath, Scope};
 pub use policy::{LoadedPolicy, NoPolicies, PolicySource, PolicySpec, PolicyStatus};
 pub use router::{Bound, Reloader, Router, RunError};
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use scheduler::bench as machine;
 pub use store::{Archive, Batch, DocumentRef, EventRow, JobRow, MemoryStore, Restored, Store, StoreError, Submission};
 pub use view::{Expose, UnknownExpose, View, ViewRejection, question_from_document, view};
