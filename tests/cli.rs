@@ -288,7 +288,14 @@ fn operations_md_names_every_key_of_the_configuration() {
     for key in keys("zzz: 1\n", "the configuration") {
         assert!(docs.contains(&format!("| {key} |")), "{key}");
     }
-    for (list, of) in [("controllers", "a controller"), ("runners", "a runner"), ("tokens", "a token")] {
+    for (list, of) in [
+        ("controllers", "a controller"),
+        ("runners", "a runner"),
+        ("tokens", "a token"),
+        ("runner_groups", "a runner group"),
+        ("priorities", "a priority rule"),
+        ("fairness", "an entry of `fairness`"),
+    ] {
         for key in keys(&format!("{list}: [{{zzz: 1}}]\n"), of) {
             assert!(docs.contains(&key) || docs.contains(&format!("{}:", key.trim_end_matches('`'))), "{of}: {key}");
         }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use jobgate_proto::runner::v1::{
-    Accept, Assign, Credit, Finished, GatewayMessage, Heartbeat, HeldLease, Hello, Outcome, QueueSignal, RunnerMessage, Started,
-    gateway_message, runner_gateway_client::RunnerGatewayClient, runner_message,
+    Accept, Assign, Credit, Finished, GatewayMessage, Heartbeat, HeldLease, Hello, Outcome, QueueSignal, RunnerMessage,
+    Started, gateway_message, runner_gateway_client::RunnerGatewayClient, runner_message,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
