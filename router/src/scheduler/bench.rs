@@ -38,7 +38,7 @@ const STEP: usize = 32;
 /// A cycle in the machine's own time.
 const CYCLE: Duration = Duration::from_micros(20);
 /// One job in so many may go to any group.
-const ANYWHERE: usize = 10;
+const ANYWHERE: usize = 7;
 const ANY: &str = "any";
 
 /// A scheduler whose runners all have a job, and with jobs that wait.
@@ -80,20 +80,22 @@ impl Machine {
             tick: Duration::from_secs(1000),
             templates,
             group_of: HashMap::new(),
-            running: vec![VecDeque::new(); groups],
+            // Those with a runner.
+            running: vec![VecDeque::new(); groups.min(runners)],
             next: 0,
             cycle: 0,
             assigned: 0,
         };
         for number in 0..runners {
-            let group = number % groups;
+            let group = number % machine.running.len();
             let hello = hello(&configured[group], number);
             let session = machine.scheduler.attach(&hello, machine.now())?;
             machine.group_of.insert(session, group);
             machine.scheduler.event(session, RunnerEvent::Credit(1), machine.now());
         }
         for number in 0..runners + waiting {
-            machine.submit(number % groups)?;
+            // All slots are taken before anything waits.
+            machine.submit(number % machine.running.len(), number >= runners)?;
             if number % STEP == 0 {
                 machine.settle();
             }
@@ -113,7 +115,7 @@ impl Machine {
             self.tick += CYCLE;
             let now = self.now();
             let group = self.cycle % self.running.len();
-            self.submit(group)?;
+            self.submit(group, true)?;
             if let Some((session, job, lease)) = self.running[group].pop_front() {
                 let result = JobResult { state: JobState::Success, exit_code: Some(0), reason: String::new() };
                 for event in [
@@ -144,11 +146,12 @@ impl Machine {
         self.assigned
     }
 
-    fn submit(&mut self, group: usize) -> Result<(), CoreError> {
+    fn submit(&mut self, group: usize, mixed: bool) -> Result<(), CoreError> {
         self.next += 1;
         let now = self.now();
         let of_project = &self.templates[self.next % self.templates.len()];
-        let of_group = if self.next.is_multiple_of(ANYWHERE) { of_project.last() } else { of_project.get(group) };
+        let anywhere = mixed && self.next.is_multiple_of(ANYWHERE);
+        let of_group = if anywhere { of_project.last() } else { of_project.get(group) };
         let new = of_group.cloned().ok_or_else(broken)?;
         submit(&mut self.scheduler, new, self.next, &self.version, now)
     }
