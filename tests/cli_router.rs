@@ -286,7 +286,6 @@ fn trial_mode_asks_for_no_token_and_says_so() {
 
 /// A leader gets jobs with its number, a tainted runner none, and one command says why.
 #[test]
-#[ignore = "the scheduler does not explain and operate yet"]
 fn runners_are_operated_and_jobs_explained() {
     let configuration = configuration("").replace("shell-1,", "shell-1, group: shells,");
     let groups = "runner_groups:\n  - { name: shells, single_leader: true }\n";
@@ -340,10 +339,6 @@ fn the_metrics_of_the_page_for_operators_exist() {
     let named: Vec<_> = docs.split('`').filter(|word| word.starts_with("jobgate_")).collect();
     assert!(named.len() > 10);
     for name in named {
-        if name.starts_with("jobgate_queue_") || name == "jobgate_runner_leader" {
-            // The scheduler does not tell of groups yet.
-            continue;
-        }
         assert!(metrics.contains(name.trim_end_matches("_total")), "{name} in:\n{metrics}");
     }
     for token in [RUNNER_TOKEN, CLIENT_TOKEN, "glcbt-secret"] {

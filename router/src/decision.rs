@@ -230,3 +230,50 @@ const FAILURES: [FailureCause; 8] = [
 fn some_word<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Word>, D::Error> {
     word(from).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_is_read_back_as_it_was_written() {
+        let verdict = |outcome, failure| VerdictRecord {
+            level: "group:acme".into(),
+            controller: "allowlist".into(),
+            state: "dry_run",
+            outcome,
+            enforced: true,
+            reason: Some("no".to_owned()),
+            failure,
+            rule: Some("own-registry".to_owned()),
+            details_url: None,
+            warnings: vec!["soon".to_owned()],
+            exempted: Vec::new(),
+            policy_version: Some("v1".into()),
+            duration_us: 7,
+            time: Timestamp::UNIX_EPOCH,
+        };
+        let mut decision = Decision {
+            admission_id: "a".into(),
+            job_id: JobId::new("1"),
+            project: "acme/x".into(),
+            runner: Some("gpu-1".into()),
+            decision: Ruling::Rejected,
+            cause: Some(Cause::Failure),
+            reason: "no".to_owned(),
+            will_retry: true,
+            chain_version: "v".into(),
+            time: Timestamp::UNIX_EPOCH,
+            verdicts: Vec::new(),
+        };
+        decision.verdicts.push(verdict("rejected", None));
+        decision.verdicts.extend(FAILURES.map(|cause| verdict("failed", Some(cause.as_str()))));
+        let json = serde_json::to_string(&decision).unwrap();
+        let read: Decision = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        assert!(!json.contains("unknown"));
+        let newer = json.replace("\"silent\"", "\"from the future\"");
+        let read: Decision = serde_json::from_str(&newer).unwrap();
+        assert!(read.verdicts.iter().any(|verdict| verdict.failure == Some("unknown")));
+    }
+}

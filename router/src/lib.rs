@@ -42,6 +42,8 @@ pub use router::{Bound, Reloader, Router, RunError};
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use scheduler::bench as machine;
+#[doc(hidden)]
+pub use store::fuzz_store_frame;
 pub use store::{
     Archive, Batch, CheckReport, DiskOptions, DiskStore, DocumentRef, EventRow, Fault, JobRow, MemoryStore, OpenError,
     Repair, Repairs, Restored, Store, StoreError, Submission, check as check_store,

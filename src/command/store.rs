@@ -27,10 +27,16 @@ impl Command {
         let report = check_store(directory).map_err(Failure::new)?;
         if output.is_json() {
             output.json(&report)?;
-        } else {
-            print(&report, output)?;
+            return Ok(if report.is_good() { Exit::Good } else { Exit::Broken });
         }
-        Ok(if report.is_good() { Exit::Good } else { Exit::Broken })
+        print(&report, output)?;
+        if report.is_good() {
+            output.line(format_args!("good"))?;
+            return Ok(Exit::Good);
+        }
+        let faults: Vec<_> = report.faults.iter().map(ToString::to_string).collect();
+        let failure = Failure::new(format_args!("{} fault(s)\n{}", faults.len(), faults.join("\n")));
+        Err(failure.help("restore the directory from a copy; nothing in it was changed"))
     }
 }
 
@@ -51,13 +57,6 @@ fn print(report: &CheckReport, output: &mut Output) -> Result<(), Failure> {
         output.line(format_args!(
             "{torn}: the last batch was not written completely, and was never acknowledged; the next start removes it"
         ))?;
-    }
-    for fault in &report.faults {
-        output.line(format_args!("{fault}"))?;
-    }
-    match report.faults.len() {
-        0 => output.line(format_args!("good"))?,
-        faults => output.line(format_args!("damaged: {faults} fault(s); restore the directory from a copy"))?,
     }
     Ok(())
 }

@@ -30,9 +30,9 @@ pub(crate) struct LaneId(u32);
 /// first served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
-    band: Reverse<i64>,
-    share: u64,
-    sequence: u64,
+    pub(super) band: Reverse<i64>,
+    pub(super) share: u64,
+    pub(super) sequence: u64,
 }
 
 /// What the jobs of a lane have in common.
@@ -48,23 +48,23 @@ pub(crate) struct LaneKey {
 pub(crate) struct Lane {
     pub(crate) key: LaneKey,
     /// Its jobs by class, each class in the order of submission.
-    classes: BTreeMap<i32, BTreeSet<(u64, Slot)>>,
+    pub(super) classes: BTreeMap<i32, BTreeSet<(u64, Slot)>>,
     pub(crate) count: usize,
     /// Groups that could take them.
     pub(crate) groups: Vec<GroupId>,
     /// Where it stands in each of them.
-    rank: Option<(Rank, Rank)>,
+    pub(super) rank: Option<(Rank, Rank)>,
     /// Since when no online runner could take them.
     pub(crate) unmatched_since: Option<Duration>,
-    age_at: Option<Duration>,
-    unmatched_at: Option<Duration>,
+    pub(super) age_at: Option<Duration>,
+    pub(super) unmatched_at: Option<Duration>,
 }
 
 /// A project with waiting jobs, or with jobs on instance runners.
-struct Project {
-    running: u64,
+pub(super) struct Project {
+    pub(super) running: u64,
     weight: u64,
-    lanes: Vec<LaneId>,
+    pub(super) lanes: Vec<LaneId>,
 }
 
 /// All waiting jobs.
@@ -72,8 +72,8 @@ pub(crate) struct Lanes {
     slots: Vec<Option<Lane>>,
     free: Vec<LaneId>,
     by_key: HashMap<LaneKey, LaneId>,
-    projects: HashMap<ProjectPath, Project>,
-    weights: Arc<[WeightRule]>,
+    pub(super) projects: HashMap<ProjectPath, Project>,
+    pub(super) weights: Arc<[WeightRule]>,
     size: usize,
 }
 
@@ -166,8 +166,8 @@ impl Lanes {
             }
         }
         self.size += 1;
+        self.watch_unmatched(id, Some(job.since), timers);
         self.rerank(id, jobs, groups, timers, now);
-        self.watch_unmatched(id, jobs, timers);
     }
 
     /// Takes a job out of its lane, which goes with the last one.
@@ -289,10 +289,9 @@ impl Lanes {
         self.standing(self.get(id)?, jobs, now).map(|(_, slot, _)| slot)
     }
 
-    /// The oldest of a lane.
+    /// Since when the one of a lane's jobs waits that has waited longest.
     pub(crate) fn oldest(&self, lane: &Lane, jobs: &Jobs) -> Option<Duration> {
-        let heads = lane.classes.values().filter_map(|places| places.first());
-        heads.filter_map(|(_, slot)| jobs.get(*slot).map(|job| job.since)).min()
+        lane.longest(jobs).map(|(since, _)| since).min()
     }
 
     /// A job of a project begins or ends on an instance runner.
@@ -378,7 +377,8 @@ impl Lanes {
             let online =
                 of_lane.groups.iter().any(|id| groups.get(*id).is_some_and(|group| !group.sessions.is_empty()));
             of_lane.unmatched_since = if online { None } else { of_lane.unmatched_since.or(Some(now)) };
-            self.watch_unmatched(lane, jobs, timers);
+            let oldest = self.get(lane).and_then(|lane| self.oldest(lane, jobs));
+            self.watch_unmatched(lane, oldest, timers);
         }
     }
 
@@ -396,31 +396,44 @@ impl Lanes {
             lane.unmatched_at = None;
         }
         let since = lane.unmatched_since?;
-        let places = lane.classes.values().flat_map(|places| places.iter().take(1));
-        let due =
-            places.filter_map(|(_, slot)| jobs.get(*slot).map(|job| (job.since.max(since) + longest, *slot))).min();
+        let due = lane.longest(jobs).map(|(waits, slot)| (waits.max(since) + longest, slot)).min();
         match due {
             Some((at, slot)) if at <= now => Some(slot),
             _ => {
-                self.watch_unmatched(id, jobs, timers);
+                let oldest = self.get(id).and_then(|lane| self.oldest(lane, jobs));
+                self.watch_unmatched(id, oldest, timers);
                 None
             }
         }
     }
 
-    fn watch_unmatched(&mut self, id: LaneId, jobs: &Jobs, timers: &mut Timers) {
-        let Some(lane) = self.get(id) else { return };
-        let (Some(since), None) = (lane.unmatched_since, lane.unmatched_at) else { return };
-        let Some(oldest) = self.oldest(lane, jobs) else { return };
+    /// Has a lane without runners looked at when the job that waits since `oldest` is stuck.
+    fn watch_unmatched(&mut self, id: LaneId, oldest: Option<Duration>, timers: &mut Timers) {
+        let Some((lane, oldest)) = self.get_mut(id).zip(oldest) else { return };
+        let Some(since) = lane.unmatched_since else { return };
         let at = oldest.max(since) + super::stuck::UNMATCHED;
-        if let Some(lane) = self.get_mut(id) {
-            lane.unmatched_at = Some(at);
+        if lane.unmatched_at.is_none_or(|armed| at < armed) {
+            if let Some(armed) = lane.unmatched_at.replace(at) {
+                timers.unset(armed, Timer::Unmatched(id));
+            }
             timers.set(at, Timer::Unmatched(id));
         }
     }
 }
 
 impl Lane {
+    /// Jobs one of which has waited longest, and since when each waits: of each class those that came back, and the first that
+    /// did not. All behind it were submitted later.
+    fn longest<'a>(&'a self, jobs: &'a Jobs) -> impl Iterator<Item = (Duration, Slot)> + 'a {
+        self.classes.values().flat_map(move |places| {
+            let mut more = true;
+            let places = places.iter().filter_map(|(_, slot)| Some((*slot, jobs.get(*slot)?)));
+            places
+                .take_while(move |(_, job)| std::mem::replace(&mut more, job.since != job.submitted))
+                .map(|(slot, job)| (job.since, slot))
+        })
+    }
+
     /// Whether its jobs are kept from runners of this kind, whose chain has this version.
     pub(crate) fn keeps_from(&self, kind: RunnerKind, version: impl FnOnce() -> ChainVersion) -> bool {
         let kept = self.key.kept.binary_search_by(|(other, _)| other.cmp(&kind));

@@ -24,8 +24,8 @@ pub(crate) struct RunnerGroup {
     pub(crate) fence: u64,
     pub(crate) pinned: Option<Pin>,
     /// When the leadership of one that is not heard ends.
-    until: Duration,
-    members: BTreeSet<Session>,
+    pub(super) until: Duration,
+    pub(super) members: BTreeSet<Session>,
 }
 
 /// The system that leads.
@@ -164,17 +164,18 @@ impl Scheduler {
             None if stays => None,
             None => candidates().min_by_key(longest),
         };
+        let heard = next.map_or(now.tick, |(_, state)| state.heard);
         let leader = match next {
             Some((_, state)) => Some(Leader { runner: state.config.name.clone(), system: state.system.clone() }),
             None if stays => group.leader.clone(),
             None => None,
         };
-        self.install(place, leader, now);
+        self.install(place, leader, heard);
         self.lead(place, RunnerGroup::is_led_by, now);
     }
 
     /// Makes it the leader, under a new number if it was not.
-    fn install(&mut self, place: usize, leader: Option<Leader>, now: Now) {
+    fn install(&mut self, place: usize, leader: Option<Leader>, heard: Duration) {
         let group = &mut self.runner_groups[place];
         if group.leader == leader {
             return;
@@ -182,7 +183,8 @@ impl Scheduler {
         group.leader = leader;
         if group.leader.is_some() {
             group.fence += 1;
-            group.until = now.tick + HEALTHY;
+            // It lasts from when the leader was heard last: one that falls silent is followed no later than any other.
+            group.until = heard + HEALTHY;
         }
         let kept = Kept { fence: group.fence, leader: group.leader.clone() };
         let name = group.name.clone();

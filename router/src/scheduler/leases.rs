@@ -168,7 +168,8 @@ impl Scheduler {
     fn extend(&mut self, session: Session, id: &JobId, lease: Lease, now: Now) -> Option<Slot> {
         let slot = self.held(session, id, lease)?;
         let grant = self.jobs.get_mut(slot)?.grant_mut()?;
-        grant.expires = now.tick + LEASE;
+        // After a restart it may have longer already.
+        grant.expires = grant.expires.max(now.tick + LEASE);
         if grant.session != Some(session) {
             let before = grant.session.replace(session);
             if let Some(state) = before.and_then(|before| self.sessions.get_mut(&before)) {

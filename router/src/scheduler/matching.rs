@@ -1,6 +1,6 @@
 //! Which job goes to which runner, and on what condition.
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use super::{
     Assignment, Conclusion, Decided, Effect, KEEP_AFTER_FAILURE, LEASE, Now, Phase, RESTARTED, Scheduler,
@@ -22,9 +22,25 @@ impl Scheduler {
     /// Gives the free slots of a stream to waiting jobs, in their order.
     pub(super) fn match_session(&mut self, session: Session, now: Now) {
         // Each round uses a slot or keeps a job from this runner, so it ends.
+        self.fill(session, now);
+        // Slots that are left are of no use to jobs that are kept from it: these may go below.
+        for other in self.below(session) {
+            self.fill(other, now);
+        }
+    }
+
+    fn fill(&mut self, session: Session, now: Now) {
         while let Some(slot) = self.next_for(session, now) {
             self.offer(slot, session, now);
         }
+    }
+
+    /// Streams with free slots of a lower priority than one with free slots, if jobs wait that are kept from some runner.
+    fn below(&self, session: Session) -> Vec<Session> {
+        let Some(state) = self.sessions.get(&session).filter(|state| state.free() > 0) else { return Vec::new() };
+        let Some(group) = self.groups.get(state.group).filter(|group| group.kept_lanes > 0) else { return Vec::new() };
+        let below = group.levels.iter().filter(|(Reverse(priority), _)| *priority < state.config.priority);
+        below.flat_map(|(_, level)| level.free.iter().map(|(_, session)| *session)).collect()
     }
 
     /// The next job of a stream with a free slot.
@@ -81,10 +97,10 @@ impl Scheduler {
             levels.find_map(|(priority, level)| {
                 let session = self.first_of(level, lane)?;
                 let free = self.sessions.get(&session).map_or(0, SessionState::free);
-                Some((priority, free, std::cmp::Reverse(session)))
+                Some((priority, free, Reverse(session)))
             })
         });
-        found.max().map(|(_, _, std::cmp::Reverse(session))| session)
+        found.max().map(|(_, _, Reverse(session))| session)
     }
 
     /// Gives free slots to waiting jobs wherever there are both.
@@ -167,6 +183,8 @@ impl Scheduler {
         }
         state.reserved.insert(slot);
         let runner = state.facts.clone();
+        // Ids of admissions are used once, also across a restart.
+        self.dirty(slot);
         self.refresh(session, now);
         self.outcome.effects.push(Effect::AskAboutRunner { job: id, admission, runner });
     }

@@ -330,6 +330,11 @@ impl Scheduler {
         for id in self.groups.ids() {
             if let Some(group) = self.groups.get_mut(id) {
                 group.configured.clear();
+                // What is full already is watched for the new `hold`, from the end of the step on.
+                if let Some(at) = group.hold_at.take() {
+                    self.timers.unset(at, Timer::Hold(id));
+                }
+                self.stepped.insert(id);
             }
         }
         for runner in &rules.runners {

@@ -140,7 +140,10 @@ impl Scheduler {
         let tags = self.shared_tags(row.tags);
         record.project = self.lanes.shared_path(&record.project);
         let (submitted, document) = (now.tick_at(record.submitted_at), row.document);
-        let since = [record.submitted_at].into_iter().chain(record.started_at).max();
+        let events: Vec<_> = row.events.into_iter().filter_map(Event::of).collect();
+        // It waits since it came back from a runner, if one had it.
+        let had = events.iter().rposition(|event| matches!(event.state, JobState::Assigned | JobState::Running));
+        let came_back = had.and_then(|had| events.get(had + 1)).map(Event::when);
         Job {
             phase: Phase::Finished,
             content: document.map_or(Content::Gone, Content::Stored),
@@ -152,7 +155,7 @@ impl Scheduler {
             timeout_seconds: row.timeout_seconds,
             sequence: row.sequence,
             submitted,
-            since: since.map_or(submitted, |since| now.tick_at(since)),
+            since: came_back.map_or(submitted, |since| now.tick_at(since)),
             admissions: row.admissions,
             waits: 0,
             restarts: 0,
@@ -160,7 +163,7 @@ impl Scheduler {
             counted: None,
             lane: None,
             kept: Vec::new(),
-            events: row.events.into_iter().filter_map(Event::of).collect(),
+            events,
             record: Arc::new(record),
         }
     }

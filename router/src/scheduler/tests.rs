@@ -1,210 +1,29 @@
-//! The state machine by itself: invented time, no tasks.
+//! The state machine by itself: invented time, no tasks. Here: the life of a job and what runners say; the other rules have
+//! files of their own.
 
+mod cost;
+mod disk;
+mod ending;
+mod explain;
+mod freshness;
+mod keeping;
+mod leaders;
+mod order;
 mod random;
-
-use std::{sync::Arc, time::Duration};
-
-use jiff::Timestamp;
-use jobgate_sdk::{Controller, Verdict};
+mod recount;
+mod restart;
+mod signals;
+mod spillover;
+mod stuck;
+mod taints;
+mod world;
 
 use super::*;
 use crate::{
-    chain::Entry,
-    config::{
-        ControllerConfig, ControllerKind, ControllerState, NoControllers, OnFailure, RunnerConfig, RunnerOwner, Secret,
-    },
-    handle::{HeldLease, JobFilter, JobResult, RunnerEvent, RunnerHello},
-    path::Scope,
+    config::{RunnerConfig, RunnerOwner},
+    handle::{HeldLease, JobFilter, JobResult, RunnerEvent},
 };
-
-const TTL: Duration = Duration::from_secs(600);
-
-fn entry(name: &str, scope: &str, version: &str) -> Entry {
-    let controller = |_: jobgate_sdk::AdmissionRequest| async { Verdict::admit() };
-    let controller: Arc<dyn Controller> = Arc::new(controller);
-    Entry {
-        config: Arc::new(ControllerConfig {
-            name: name.into(),
-            scope: scope.parse::<Scope>().unwrap(),
-            state: ControllerState::Enabled,
-            kind: ControllerKind::Policy(Vec::new()),
-            timeout: Duration::from_secs(2),
-            on_failure: OnFailure::Reject,
-            expose: Default::default(),
-        }),
-        controller,
-        reads_runner: false,
-        versions: [version.into()].into(),
-        matched: Arc::default(),
-    }
-}
-
-fn chains(entries: Vec<Entry>) -> Chains {
-    Chains::new(
-        entries,
-        crate::chain::Rules { no_controllers: NoControllers::Admit, admission_timeout: Duration::from_secs(10) },
-    )
-}
-
-fn runner(name: &str, tags: &[&str], owner: RunnerOwner, protected: bool) -> Arc<RunnerConfig> {
-    Arc::new(RunnerConfig {
-        name: name.into(),
-        token: Secret::new("0123456789abcdef"),
-        owner,
-        tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
-        run_untagged: tags.is_empty(),
-        protected,
-        priority: 0,
-        group: None,
-    })
-}
-
-fn any_runner(name: &str) -> Arc<RunnerConfig> {
-    runner(name, &[], RunnerOwner::Instance, false)
-}
-
-/// A scheduler, its clock, and what it has said so far.
-struct World {
-    scheduler: Scheduler,
-    now: Duration,
-    asked: Vec<(JobId, Arc<str>)>,
-    orders: Vec<(Session, RunnerOrder)>,
-    assigned: Vec<(Session, JobId, Lease)>,
-    next: u32,
-}
-
-impl World {
-    fn new(chains: Chains) -> Self {
-        let limits = Limits { max_jobs: 1000, max_finished: 100, admission_ttl: TTL };
-        Self {
-            scheduler: Scheduler::new(chains, limits, Rules::default()),
-            now: Duration::from_secs(1000),
-            asked: Vec::new(),
-            orders: Vec::new(),
-            assigned: Vec::new(),
-            next: 0,
-        }
-    }
-
-    fn now(&self) -> Now {
-        Now { tick: self.now, wall: Timestamp::UNIX_EPOCH + SignedDuration::try_from(self.now).unwrap() }
-    }
-
-    fn settle(&mut self) {
-        let now = self.now();
-        let outcome = self.scheduler.take_outcome(now);
-        self.scheduler.written(&outcome.rows);
-        for effect in outcome.effects {
-            match effect {
-                Effect::Assign(session, assignment) => self.assigned.push((session, assignment.job, assignment.lease)),
-                Effect::Ask { job, admission } | Effect::AskAboutRunner { job, admission, .. } => {
-                    self.asked.push((job, admission));
-                }
-                Effect::Order(_, RunnerOrder::Queue(_)) => {}
-                Effect::Order(session, order) => self.orders.push((session, order)),
-                Effect::End(session, error) => self.orders.push((session, RunnerOrder::End(error))),
-            }
-        }
-    }
-
-    fn submit(&mut self, change: impl FnOnce(&mut NewJob)) -> JobId {
-        self.next += 1;
-        let mut job = crate::testing::new_job(&format!("job{:04}", self.next), "acme/payments/api");
-        change(&mut job);
-        let id = job.id.clone();
-        self.scheduler.submit(vec![job], self.now()).unwrap();
-        self.settle();
-        id
-    }
-
-    /// Answers the newest open admission of a job.
-    fn decide(&mut self, job: &JobId, conclusion: Conclusion, runner: Option<&str>) {
-        let (_, admission) = self.asked.iter().rev().find(|(asked, _)| asked == job).unwrap().clone();
-        let part = runner.map_or(Part::Arrival, Part::Runner);
-        let project = self.scheduler.job(job).unwrap().record.project.clone();
-        let version = self.scheduler.chains().version(&project, part);
-        self.decide_as(job, admission, conclusion, version);
-    }
-
-    fn decide_as(&mut self, job: &JobId, admission: Arc<str>, conclusion: Conclusion, version: ChainVersion) {
-        let cause = match conclusion {
-            Conclusion::Admitted => None,
-            Conclusion::Rejected => Some(Cause::Policy),
-            Conclusion::Wait => Some(Cause::Failure),
-        };
-        let decided = Decided { job: job.clone(), admission, conclusion, version, cause, reason: "because".into() };
-        let now = self.now();
-        self.scheduler.decided(decided, now);
-        self.settle();
-    }
-
-    fn admitted(&mut self) -> JobId {
-        let job = self.submit(|_| {});
-        self.decide(&job, Conclusion::Admitted, None);
-        job
-    }
-
-    fn attach(&mut self, runner: &Arc<RunnerConfig>, capacity: u32, leases: Vec<HeldLease>) -> Session {
-        self.attach_as(runner, "host", capacity, leases)
-    }
-
-    /// Attaches a system that tells its id as its version.
-    fn attach_as(
-        &mut self,
-        runner: &Arc<RunnerConfig>,
-        system: &str,
-        capacity: u32,
-        leases: Vec<HeldLease>,
-    ) -> Session {
-        let hello = RunnerHello {
-            runner: runner.clone(),
-            system_id: system.into(),
-            version: Some(system.into()),
-            platform: None,
-            executor: None,
-            capacity,
-            leases,
-            taints: Vec::new(),
-        };
-        let now = self.now();
-        let session = self.scheduler.attach(&hello, now).unwrap();
-        self.settle();
-        session
-    }
-
-    fn says(&mut self, session: Session, event: RunnerEvent) {
-        let now = self.now();
-        self.scheduler.event(session, event, now);
-        self.settle();
-    }
-
-    fn after(&mut self, seconds: u64) {
-        self.now += Duration::from_secs(seconds);
-        let now = self.now();
-        self.scheduler.tick(now);
-        self.settle();
-    }
-
-    /// Time passes while a runner is there, with its slots taken by others.
-    fn hold_out(&mut self, session: Session, seconds: u64) {
-        for _ in 0..seconds / 10 {
-            self.after(10);
-            self.says(session, RunnerEvent::Heartbeat(vec![]));
-        }
-    }
-
-    fn state(&self, job: &JobId) -> JobState {
-        self.scheduler.job(job).unwrap().record.state
-    }
-
-    fn assigned(&self) -> Vec<(Session, JobId, Lease)> {
-        self.assigned.clone()
-    }
-}
-
-fn success() -> JobResult {
-    JobResult { state: JobState::Success, exit_code: Some(0), reason: String::new() }
-}
+use world::*;
 
 #[test]
 fn a_job_goes_from_submission_to_success() {

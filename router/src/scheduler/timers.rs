@@ -54,6 +54,11 @@ impl Timers {
     }
 
     #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Duration, Timer)> {
+        self.0.iter().copied()
+    }
+
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -9,6 +9,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use jiff::Timestamp;
 
+#[doc(hidden)]
+pub use disk::fuzz_store_frame;
 pub use disk::{CheckReport, DiskOptions, DiskStore, Fault, OpenError, Repair, Repairs, check};
 pub use row::{DocumentRef, EventRow, JobRow};
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::*, *};
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -11,9 +11,11 @@ use super::{
     directory::{FORMAT_FILE, Opened, read_format},
     error::{Fault, OpenError},
     frame::{FRAME_HEADER, Frame, Kind, Place},
-    index::{self, DECISIONS, Index, LIVE, Meta, OVER, live_row},
+    index::{self, DECISIONS, Index, LIVE, Meta, OVER},
+    live::live_row,
     medium::{Access, Directory, Medium, read_from},
-    recover::{Replay, list, must_be_whole, unused},
+    recover::{list, must_be_whole, unused},
+    replay::Replay,
     rows::DecisionRow,
     segment::{End, SEGMENT_HEADER, Segments, check_header, name, scan},
 };

@@ -20,7 +20,11 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use prost::Message;
 
-use super::rows::{DecisionRow, SettingRow, SubmissionRow, append, micros};
+use super::{
+    recover::unused,
+    replay::Replay,
+    rows::{DecisionRow, SettingRow, SubmissionRow, append, micros},
+};
 use crate::store::{Batch, DocumentRef, JobRow, StoreError};
 
 pub(super) const FRAME_HEADER: usize = 40;
@@ -180,6 +184,30 @@ fn put(into: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(place) = into.get_mut(at..at + bytes.len()) {
         place.copy_from_slice(bytes);
     }
+}
+
+/// Reads any bytes as a frame, and then as the entries of one, for fuzzing: neither may panic.
+#[doc(hidden)]
+pub fn fuzz_store_frame(bytes: &[u8]) {
+    let mark = number64(bytes, 0);
+    let take = |frame: &Frame<'_>| drop(Replay::new(unused(mark)).take(1, 0, frame));
+    if let Parsed::Frame(frame) = parse(mark, bytes) {
+        take(&frame);
+    }
+    take(&Frame { number: 1, time: 0, entries: bytes, size: bytes.len() });
+    // With checksums that are right, so that what lies in entries is read too.
+    let mut entries = Vec::new();
+    for part in bytes.chunk_by(|_, byte| *byte != 0xff) {
+        let kind = part.get(1).and_then(|number| Kind::from_number(u32::from(*number % 6))).unwrap_or(Kind::Row);
+        let write = |into: &mut Vec<u8>| {
+            into.extend_from_slice(part.get(2..).unwrap_or_default());
+            Ok(())
+        };
+        if entry(&mut entries, kind, 1, 0, write).is_err() {
+            return;
+        }
+    }
+    take(&Frame { number: 1, time: 0, entries: &entries, size: entries.len() });
 }
 
 /// What is at the beginning of `bytes`.

@@ -14,14 +14,15 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefi
 use super::{
     backend::Backend,
     error::{Fault, OpenError},
-    frame::{Kind, Place},
+    frame::Place,
+    live::{live_row, write_live},
     log::Position,
     medium::{Access, Medium},
     pending::{Delta, Highest},
     rows::{SubmissionRow, micros},
     segment::Segments,
 };
-use crate::store::{DocumentRef, JobRow, StoreError, Submission};
+use crate::store::{JobRow, StoreError, Submission};
 
 /// The file of the index.
 pub(super) const FILE: &str = "live.redb";
@@ -40,9 +41,6 @@ pub(super) const SETTINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::n
 
 /// The tables have this shape.
 const FORMAT: u64 = 1;
-
-/// A row of a live job lies behind: CRC-32 of the rest, segment, offset and length of its document.
-const LIVE_HEADER: usize = 24;
 
 #[derive(Debug)]
 pub(super) struct Index {
@@ -256,56 +254,6 @@ impl Index {
         self.documents.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&segment)
     }
 
-    /// Where the last row of a job that is over lies.
-    pub(super) fn over(&self, job: &str) -> Result<Option<Place>, StoreError> {
-        self.read(|read| Ok(read.open_table(OVER)?.get(job)?.map(|place| Place::from_row(place.value()))))
-    }
-
-    /// Jobs that are over, newest id first, from the one before `before`.
-    pub(super) fn over_before(&self, before: Option<&str>, limit: usize) -> Result<Vec<(String, Place)>, StoreError> {
-        self.read(|read| {
-            let table = read.open_table(OVER)?;
-            let range = match before {
-                Some(before) => table.range(..before)?,
-                None => table.range::<&str>(..)?,
-            };
-            let mut found = Vec::new();
-            for row in range.rev().take(limit) {
-                let (id, place) = row?;
-                found.push((id.value().to_owned(), Place::from_row(place.value())));
-            }
-            Ok(found)
-        })
-    }
-
-    /// Where the decisions about a job lie, by admission.
-    pub(super) fn decisions_of(&self, job: &str) -> Result<Vec<(String, Place)>, StoreError> {
-        self.read(|read| {
-            let mut found = Vec::new();
-            for row in read.open_table(DECISIONS)?.range((job, "")..)? {
-                let (key, place) = row?;
-                if key.value().0 != job {
-                    break;
-                }
-                found.push((key.value().1.to_owned(), Place::from_row(place.value())));
-            }
-            Ok(found)
-        })
-    }
-
-    /// Decisions about the newest jobs.
-    pub(super) fn newest_decisions(&self, limit: usize) -> Result<Vec<(DecisionKey, Place)>, StoreError> {
-        self.read(|read| {
-            let mut found = Vec::new();
-            for row in read.open_table(DECISIONS)?.iter()?.rev().take(limit) {
-                let (key, place) = row?;
-                let (job, admission) = key.value();
-                found.push(((job.to_owned(), admission.to_owned()), Place::from_row(place.value())));
-            }
-            Ok(found)
-        })
-    }
-
     /// Reads, as of one moment.
     pub(super) fn read<T>(&self, of: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
         let open = self.current();
@@ -365,82 +313,6 @@ fn builder(cache_bytes: usize) -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
     builder
-}
-
-fn write_live(
-    write: &redb::WriteTransaction,
-    delta: &Delta,
-    segments: &Segments,
-    documents: &mut BTreeMap<u64, u64>,
-) -> Result<(), redb::Error> {
-    let mut table = write.open_table(LIVE)?;
-    let mut lost = |document: Option<DocumentRef>| {
-        let Some(segment) = document.map(|document| document.segment) else { return };
-        if let Some(count) = documents.get_mut(&segment) {
-            *count -= 1;
-            if *count == 0 {
-                documents.remove(&segment);
-            }
-        }
-    };
-    for id in delta.over.keys() {
-        if let Some(old) = table.remove(&**id)? {
-            lost(document_of(old.value()));
-        }
-    }
-    let mut gained = Vec::new();
-    let mut live: Vec<_> = delta.live.iter().collect();
-    live.sort_unstable_by(|a, b| a.0.cmp(b.0));
-    let mut value = Vec::new();
-    for (id, job) in live {
-        let row = segments.entry(Kind::Row, job.row).map_err(|error| damaged(error.to_string()))?;
-        let row = row.ok_or_else(|| damaged(format!("the log has no segment {}", job.row.segment)))?;
-        let old = table.get(&**id)?.and_then(|old| document_of(old.value()));
-        let document = job.document.or(old);
-        live_value(document, &row, &mut value);
-        table.insert(&**id, value.as_slice())?;
-        if old != document {
-            lost(old);
-            gained.extend(document);
-        }
-    }
-    for document in gained {
-        *documents.entry(document.segment).or_insert(0) += 1;
-    }
-    Ok(())
-}
-
-fn live_value(document: Option<DocumentRef>, row: &[u8], into: &mut Vec<u8>) {
-    let document = document.unwrap_or_default();
-    into.clear();
-    into.extend_from_slice(&[0; 4]);
-    into.extend_from_slice(&document.segment.to_le_bytes());
-    into.extend_from_slice(&document.offset.to_le_bytes());
-    into.extend_from_slice(&document.length.to_le_bytes());
-    into.extend_from_slice(row);
-    let crc = crc32fast::hash(into.get(4..).unwrap_or_default());
-    into.splice(..4, crc.to_le_bytes());
-}
-
-/// The row of a live job, or what is wrong with it.
-pub(super) fn live_row(value: &[u8]) -> Result<JobRow, String> {
-    let (header, row) = value.split_at_checked(LIVE_HEADER).ok_or("its row is too short")?;
-    if super::frame::number32(header, 0) != crc32fast::hash(value.get(4..).unwrap_or_default()) {
-        return Err("the checksum of its row is wrong".to_owned());
-    }
-    let mut row = JobRow::decode(row).map_err(|error| error.to_string())?;
-    row.document = document_of(value);
-    Ok(row)
-}
-
-/// No document begins at byte 0 of segment 0.
-fn document_of(value: &[u8]) -> Option<DocumentRef> {
-    let document = DocumentRef {
-        segment: super::frame::number64(value, 4),
-        offset: super::frame::number64(value, 12),
-        length: super::frame::number32(value, 20),
-    };
-    (document.segment > 0).then_some(document)
 }
 
 impl Meta {

@@ -1,12 +1,12 @@
 //! The log is the truth: a batch is durable when its frame is. One write, one sync.
 
-use std::{fmt, sync::Arc};
+use std::{io, sync::Arc};
 
 use jiff::Timestamp;
 
 use super::{
     frame::{Encoded, FrameHead, encode},
-    medium::{Access, Medium, MediumFile},
+    medium::{Access, Medium, MediumFile, reason},
     prepare::{Preparer, zero},
     segment::{SEGMENT_HEADER, name},
 };
@@ -45,12 +45,7 @@ const KEPT_BUFFER: usize = 1 << 20;
 
 impl Log {
     /// Goes on at a position.
-    pub(super) fn open(
-        medium: Arc<dyn Medium>,
-        preparer: Arc<Preparer>,
-        mark: u64,
-        at: Position,
-    ) -> std::io::Result<Self> {
+    pub(super) fn open(medium: Arc<dyn Medium>, preparer: Arc<Preparer>, mark: u64, at: Position) -> io::Result<Self> {
         let file = medium.open(&name(at.segment), Access::Write)?;
         let capacity = file.length()?;
         preparer.request(at.segment + 1);
@@ -86,8 +81,8 @@ impl Log {
             buffer.resize(beyond, 0);
         }
         self.remains = self.at.offset + buffer.len() as u64;
-        self.file.write_at(buffer, self.at.offset).map_err(|error| self.failed("cannot be written", error))?;
-        self.file.sync().map_err(|error| self.failed("cannot be made durable", error))?;
+        self.file.write_at(buffer, self.at.offset).map_err(|error| self.failed("cannot be written", &error))?;
+        self.file.sync().map_err(|error| self.failed("cannot be made durable", &error))?;
         self.at = Position { segment: self.at.segment, offset: end, next: self.at.next + 1 };
         self.remains = end;
         Ok(encoded)
@@ -96,13 +91,14 @@ impl Log {
     /// Goes on in the next segment, which must have room for a frame of this size.
     fn roll(&mut self, size: u64) -> Result<(), StoreError> {
         if self.remains > self.at.offset {
-            zero(&*self.file, self.at.offset, self.remains).map_err(|error| self.failed("cannot be written", error))?;
+            zero(&*self.file, self.at.offset, self.remains)
+                .map_err(|error| self.failed("cannot be written", &error))?;
             self.remains = self.at.offset;
         }
         let number = self.at.segment + 1;
         self.preparer.take(number)?;
         let file = name(number);
-        let failed = |error| self.failed_at(&file, 0, "cannot be made ready", error);
+        let failed = |error: io::Error| self.failed_at(&file, 0, "cannot be made ready", &error);
         let next = self.medium.open(&file, Access::Write).map_err(failed)?;
         let length = next.length().map_err(failed)?;
         let needed = SEGMENT_HEADER + size;
@@ -117,12 +113,15 @@ impl Log {
         Ok(())
     }
 
-    fn failed(&self, what: &str, error: impl fmt::Display) -> StoreError {
+    fn failed(&self, what: &str, error: &io::Error) -> StoreError {
         self.failed_at(&name(self.at.segment), self.at.offset, what, error)
     }
 
-    fn failed_at(&self, file: &str, offset: u64, what: &str, error: impl fmt::Display) -> StoreError {
+    fn failed_at(&self, file: &str, offset: u64, what: &str, error: &io::Error) -> StoreError {
         let path = self.medium.path(file);
-        StoreError::new(format!("{path}, offset {offset}: {what}: {error}; nothing new is accepted until it can be"))
+        StoreError::new(format!(
+            "{path}, offset {offset}: {what}: {}; nothing new is accepted until it can be",
+            reason(error)
+        ))
     }
 }

@@ -158,3 +158,13 @@ pub(super) fn read_from(file: &dyn MediumFile, offset: u64) -> io::Result<Vec<u8
     file.read_at(&mut bytes, offset)?;
     Ok(bytes)
 }
+
+/// What the system says, and what to do about it where that is known.
+pub(super) fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("no space left ({error}); free some, or give the directory more; what was accepted is kept")
+        }
+        _ => error.to_string(),
+    }
+}

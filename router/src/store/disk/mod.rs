@@ -18,11 +18,15 @@ mod directory;
 mod error;
 mod frame;
 mod index;
+mod live;
 mod log;
 mod medium;
 mod pending;
 mod prepare;
+mod queries;
 mod recover;
+mod replay;
+mod restore;
 mod retention;
 mod rows;
 mod segment;
@@ -35,6 +39,8 @@ use jiff::Timestamp;
 
 pub use check::{CheckReport, check};
 pub use error::{Fault, OpenError, Repair, Repairs};
+#[doc(hidden)]
+pub use frame::fuzz_store_frame;
 
 use self::{checkpoint::Checkpointer, log::Log, medium::Medium, prepare::Preparer};
 use super::{Archive, Batch, DocumentRef, Restored, Store, StoreError};

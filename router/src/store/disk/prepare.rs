@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    medium::{Access, Medium},
+    medium::{Access, Medium, reason},
     segment::{FOLDER, header, name},
 };
 use crate::store::StoreError;
@@ -117,14 +117,7 @@ impl Preparer {
             Ok(()) => State::Ready,
             Err(error) => {
                 let file = self.medium.path(&name(number));
-                let why = match error.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!(
-                        "{file}: no space left for the next {} MiB of the log ({error}); free some, or give the directory \
-                         more; what was accepted is kept",
-                        self.segment_bytes >> 20
-                    ),
-                    _ => format!("{file}: the next segment of the log cannot be made: {error}"),
-                };
+                let why = format!("{file}: the next segment of the log cannot be made: {}", reason(&error));
                 tracing::error!("{why}");
                 State::Failed(why)
             }

@@ -1,31 +1,22 @@
 //! A start: the index as it was last written, and the log from there on. Everything is verified before anything is changed.
 
-use std::{collections::HashMap, io, sync::Arc};
-
-use prost::Message;
+use std::{io, sync::Arc};
 
 use super::{
     DiskOptions,
-    checkpoint::REPEATABLE,
     directory::{FORMAT_FILE, read_format, write_format},
     error::{Fault, OpenError, Repair, Repairs},
-    frame::{Frame, Kind, Place},
+    frame::FRAME_HEADER,
     index::{self, Index, Loaded, Meta},
     log::Position,
     medium::{Access, Medium, read_from},
     pending::{Delta, Highest},
     prepare::{make, zero},
-    rows::{DecisionRow, SettingRow, SubmissionRow, micros},
-    segment::{End, FOLDER, SEGMENT_HEADER, Segments, check_header, name, number_of, scan},
+    replay::Replay,
+    restore::restore,
+    segment::{FOLDER, SEGMENT_HEADER, Segments, check_header, name, number_of},
 };
-use crate::{
-    job::JobState,
-    store::{JobRow, Restored},
-};
-
-/// How much of what is over is read back at a start.
-const RECENT_JOBS: usize = 1_000;
-const RECENT_DECISIONS: usize = 2_000;
+use crate::store::Restored;
 
 /// An index of this size is read and verified as a whole at a start; of a larger one only what is read is.
 const VERIFIED_INDEX: u64 = 1 << 30;
@@ -42,18 +33,6 @@ pub(super) struct Recovered {
     pub(super) index: Index,
     /// What is not.
     pub(super) delta: Delta,
-}
-
-/// The log since a checkpoint.
-#[derive(Debug)]
-pub(super) struct Replay {
-    pub(super) delta: Delta,
-    /// Jobs with a row there: as they are last, or `None` once they are over.
-    pub(super) jobs: HashMap<String, Option<JobRow>>,
-    /// What is left of a frame that was not written completely: segment, first byte, byte after the last.
-    pub(super) torn: Option<(u64, u64, u64)>,
-    /// The last frame: where it begins, and its bytes.
-    last: Option<(u64, Vec<u8>)>,
 }
 
 pub(super) fn recover(
@@ -132,7 +111,7 @@ fn confirm(medium: &dyn Medium, end: Position, last: Option<(u64, Vec<u8>)>) -> 
     if let Some((from, bytes)) = last {
         file.write_at(&bytes, from)?;
     }
-    let after = file.length()?.saturating_sub(end.offset).min(super::frame::FRAME_HEADER as u64);
+    let after = file.length()?.saturating_sub(end.offset).min(FRAME_HEADER as u64);
     zero(&*file, end.offset, end.offset + after)
 }
 
@@ -251,190 +230,4 @@ fn tidy(medium: &dyn Medium, segments: &[u64]) -> io::Result<()> {
         medium.remove(&format!("{FOLDER}/{file}"))?;
     }
     if segments.is_empty() && drafts.is_empty() { Ok(()) } else { medium.sync_folder(FOLDER) }
-}
-
-impl Replay {
-    pub(super) fn new(meta: Meta) -> Self {
-        Self { delta: Delta::new(meta.contained, meta.highest), jobs: HashMap::new(), torn: None, last: None }
-    }
-
-    /// Reads the log from where the index ends.
-    fn read(&mut self, medium: &dyn Medium, mark: u64, segments: &[u64]) -> Result<(), OpenError> {
-        let from = self.delta.until;
-        let mut next = Some(from.next);
-        for number in segments.iter().copied().filter(|number| *number >= from.segment) {
-            let path = medium.path(&name(number));
-            let base = if number == from.segment { from.offset } else { SEGMENT_HEADER };
-            let read = medium.open(&name(number), Access::Read).and_then(|file| read_from(&*file, base));
-            let bytes = read.map_err(OpenError::io(&path))?;
-            let before = self.torn;
-            let mut last = None;
-            let (end, how) = scan(&path, &bytes, base, mark, &mut next, |offset, frame| {
-                if let Some((torn, at, _)) = before {
-                    let what = format!("a frame is damaged or missing, though segment {number} goes on");
-                    return Err(Fault::new(medium.path(&name(torn)), Some(at), what));
-                }
-                self.take(number, offset, frame).map_err(|what| Fault::new(&path, Some(offset), what))?;
-                let end = offset + frame.size as u64;
-                last = Some((offset, end));
-                self.delta.until = Position { segment: number, offset: end, next: frame.number + 1 };
-                Ok(())
-            })
-            .map_err(|fault| match before {
-                // Frames are missing here because of what is wrong there.
-                Some((torn, at, _)) => {
-                    Fault::new(medium.path(&name(torn)), Some(at), format!("a frame is damaged or missing: {fault}"))
-                }
-                None => fault,
-            })?;
-            if let Some((from, to)) = last {
-                let at = |place: u64| usize::try_from(place - base).unwrap_or(usize::MAX);
-                self.last = Some((from, bytes.get(at(from)..at(to)).unwrap_or_default().to_vec()));
-            }
-            if let End::Torn { what, remains } = how {
-                if let Some((torn, at, _)) = before {
-                    let first = Fault::new(medium.path(&name(torn)), Some(at), "a frame is damaged or missing");
-                    return Err(OpenError::Damaged(vec![first, Fault::new(path, Some(end), what)]));
-                }
-                self.torn = Some((number, end, remains));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in what a frame says.
-    pub(super) fn take(&mut self, segment: u64, offset: u64, frame: &Frame<'_>) -> Result<(), String> {
-        let base = offset + super::frame::FRAME_HEADER as u64;
-        for entry in frame.entries() {
-            let entry = entry?;
-            let length = u32::try_from(entry.bytes.len()).map_err(|error| error.to_string())?;
-            let place = Place { segment, offset: base + entry.offset as u64, length };
-            let unreadable = |error: prost::DecodeError| format!("an entry of the frame cannot be read: {error}");
-            match entry.kind {
-                Kind::Document => {}
-                Kind::Row => self.job(JobRow::decode(entry.bytes).map_err(unreadable)?, place),
-                Kind::Decision => {
-                    let row = DecisionRow::decode(entry.bytes).map_err(unreadable)?;
-                    self.delta.decision(&row.job, &row.admission, place);
-                }
-                Kind::Submission => {
-                    let row = SubmissionRow::decode(entry.bytes).map_err(unreadable)?;
-                    self.delta.submissions.push(row.submission()?);
-                }
-                Kind::Setting => {
-                    let row = SettingRow::decode(entry.bytes).map_err(unreadable)?;
-                    self.delta.settings.insert(row.key, row.value);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn job(&mut self, mut row: JobRow, place: Place) {
-        let is_over = row.job_state().is_some_and(JobState::is_final);
-        self.delta.job(&row.id, place, is_over, row.document);
-        self.delta.highest.see(row.lease, row.sequence);
-        if is_over {
-            self.jobs.insert(row.id, None);
-        } else {
-            row.document = self.delta.live.get(row.id.as_str()).and_then(|job| job.document);
-            self.jobs.insert(row.id.clone(), Some(row));
-        }
-    }
-
-    /// A row that does not say where the document lies means the one that the index knows.
-    pub(super) fn inherit_documents(&mut self, loaded: &[JobRow]) {
-        for row in self.jobs.values_mut().flatten().filter(|row| row.document.is_none()) {
-            if let Ok(at) = loaded.binary_search_by(|known| known.id.cmp(&row.id)) {
-                row.document = loaded.get(at).and_then(|known| known.document);
-            }
-        }
-    }
-}
-
-fn restore(
-    loaded: &mut Loaded,
-    replay: &mut Replay,
-    index: Option<&Index>,
-    reader: &Segments,
-    options: &DiskOptions,
-) -> Result<Restored, OpenError> {
-    let mut restored = Restored {
-        jobs: std::mem::take(&mut loaded.jobs),
-        submissions: std::mem::take(&mut loaded.submissions),
-        settings: std::mem::take(&mut loaded.settings),
-        highest_lease: replay.delta.highest.lease,
-        highest_sequence: replay.delta.highest.sequence,
-        ..Restored::default()
-    };
-    if !replay.jobs.is_empty() {
-        restored.jobs.retain(|job| !replay.jobs.contains_key(&job.id));
-    }
-    restored.jobs.extend(std::mem::take(&mut replay.jobs).into_values().flatten());
-    restored.jobs.sort_by_key(|job| job.sequence);
-    for (key, value) in &replay.delta.settings {
-        match value {
-            Some(value) => restored.settings.insert(key.clone(), value.clone()),
-            None => restored.settings.remove(key),
-        };
-    }
-    let now = micros((options.clock)());
-    restored.submissions.extend(replay.delta.submissions.iter().cloned());
-    restored.submissions.retain(|one| micros(one.time).saturating_add(REPEATABLE.as_micros() as i64) >= now);
-    restored.submissions.sort_by_key(|submission| submission.time);
-    restored.finished = recent_jobs(replay, index, reader)?;
-    restored.decisions = recent_decisions(replay, index, reader)?;
-    Ok(restored)
-}
-
-/// Jobs that were over last, among those submitted last: ids are in the order of submission.
-fn recent_jobs(replay: &Replay, index: Option<&Index>, reader: &Segments) -> Result<Vec<JobRow>, OpenError> {
-    let mut places: HashMap<String, Place> = HashMap::new();
-    if let Some(index) = index {
-        places.extend(index.over_before(None, RECENT_JOBS).map_err(fault)?);
-    }
-    places.extend(replay.delta.over_before(None).take(RECENT_JOBS).map(|(id, place)| (id.to_owned(), place)));
-    places.retain(|id, _| !replay.delta.live.contains_key(id.as_str()));
-    let mut places: Vec<_> = places.into_iter().collect();
-    places.sort_unstable_by(|a, b| b.0.cmp(&a.0));
-    places.truncate(RECENT_JOBS);
-    let mut rows = Vec::with_capacity(places.len());
-    for (_, place) in places {
-        if let Some(bytes) = reader.entry(Kind::Row, place).map_err(fault)? {
-            rows.push(JobRow::decode(bytes.as_slice()).map_err(fault)?);
-        }
-    }
-    rows.sort_by(|a, b| (a.finished_at, &a.id).cmp(&(b.finished_at, &b.id)));
-    Ok(rows)
-}
-
-/// Decisions made last, among those about jobs submitted last.
-fn recent_decisions(
-    replay: &Replay,
-    index: Option<&Index>,
-    reader: &Segments,
-) -> Result<Vec<crate::decision::Decision>, OpenError> {
-    let mut places: HashMap<(String, String), Place> = HashMap::new();
-    if let Some(index) = index {
-        places.extend(index.newest_decisions(RECENT_DECISIONS).map_err(fault)?);
-    }
-    let newest = replay.delta.decisions.iter().rev().take(RECENT_DECISIONS);
-    places.extend(newest.map(|((job, admission), place)| ((job.to_string(), admission.to_string()), *place)));
-    let mut places: Vec<_> = places.into_iter().collect();
-    places.sort_unstable_by(|a, b| b.0.cmp(&a.0));
-    places.truncate(RECENT_DECISIONS);
-    let mut decisions = Vec::with_capacity(places.len());
-    for (_, place) in places {
-        if let Some(bytes) = reader.entry(Kind::Decision, place).map_err(fault)? {
-            let row = DecisionRow::decode(bytes.as_slice()).map_err(fault)?;
-            decisions.push(row.decision().map_err(fault)?);
-        }
-    }
-    decisions.reverse();
-    decisions.sort_by_key(|decision| decision.time);
-    Ok(decisions)
-}
-
-fn fault(error: impl std::fmt::Display) -> OpenError {
-    OpenError::Unreadable(error.to_string())
 }

@@ -99,7 +99,7 @@ pub(super) fn scan(
             Parsed::Nothing => "a frame is missing",
             Parsed::Bad(what) => what,
         };
-        let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return Ok((offset, End::Clean)) };
+        let Some(last) = last_used(rest) else { return Ok((offset, End::Clean)) };
         return match later(mark, rest) {
             Some((there, number)) => {
                 let what = format!("{what}, though frame {number} follows at offset {}", offset + there as u64);
@@ -108,6 +108,15 @@ pub(super) fn scan(
             None => Ok((offset, End::Torn { what, remains: offset + last as u64 + 1 })),
         };
     }
+}
+
+/// Where the last byte is that is not zero. Most of a segment is zeros: they are compared by pages.
+fn last_used(bytes: &[u8]) -> Option<usize> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let used = bytes.rchunks(ZEROS.len()).enumerate().find(|(_, page)| **page != ZEROS[..page.len()]);
+    let (pages, page) = used?;
+    let before = bytes.len() - pages * ZEROS.len() - page.len();
+    page.iter().rposition(|byte| *byte != 0).map(|at| before + at)
 }
 
 /// The first valid frame after the beginning: where, and its number.

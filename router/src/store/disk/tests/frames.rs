@@ -32,6 +32,11 @@ proptest! {
     }
 
     #[test]
+    fn any_bytes_can_be_fuzzed(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fuzz_store_frame(&bytes);
+    }
+
+    #[test]
     fn what_was_encoded_is_read_back(seed: u64) {
         let bytes = encoded(seed);
         let Parsed::Frame(frame) = parse(MARK, &bytes) else { panic!("no frame") };

@@ -2,6 +2,7 @@ mod crash;
 mod damage;
 mod directory;
 mod frames;
+mod full;
 mod histories;
 mod measure;
 mod model;

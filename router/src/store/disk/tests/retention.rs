@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 
 use super::{
     model::{Histories, Model},
-    simulated::{How, Left, Plan, Simulated},
+    simulated::{Dice, How, Left, Plan, Simulated},
     *,
 };
 use crate::{
@@ -112,7 +112,7 @@ fn power_may_be_lost_while_old_segments_go() {
     let whole = Simulated::default();
     run(&whole);
     let operations = whole.operations();
-    let mut dice = super::simulated::Dice(1);
+    let mut dice = Dice(1);
     for _ in 0..60 {
         let at = operations / 3 + dice.roll(operations * 2 / 3);
         let medium = Simulated::with_plan(Plan { at, how: How::PowerLoss });

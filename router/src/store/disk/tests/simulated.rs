@@ -27,6 +27,8 @@ struct Disk {
     plan: Option<Plan>,
     /// Everything fails from here on.
     is_off: bool,
+    /// Bytes that all files may have together.
+    room: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -113,6 +115,18 @@ impl Simulated {
     /// Everything fails from here on.
     pub(super) fn turn_off(&self) {
         self.lock().is_off = true;
+    }
+
+    /// Only the process had ended.
+    pub(super) fn turn_on(&self) {
+        self.lock().is_off = false;
+    }
+
+    /// Files cannot grow any more; or can again.
+    pub(super) fn set_full(&self, full: bool) {
+        let mut disk = self.lock();
+        let used = disk.used();
+        disk.room = full.then_some(used);
     }
 
     pub(super) fn is_off(&self) -> bool {
@@ -255,8 +269,20 @@ impl Disk {
         }
     }
 
+    fn used(&self) -> usize {
+        self.names.files.values().map(|file| self.files[*file].seen.len()).sum()
+    }
+
     fn write(&mut self, file: usize, change: Change) -> io::Result<()> {
         let how = self.goes_wrong()?;
+        let length = match &change {
+            Change::Length(length) => *length,
+            Change::Write(at, bytes) => at + bytes.len(),
+        };
+        let more = length.saturating_sub(self.files[file].seen.len());
+        if more > 0 && self.room.is_some_and(|room| self.used() + more > room) {
+            return Err(How::Full.error());
+        }
         let change = match (how, change) {
             (Some(how), Change::Length(_)) => return Err(how.error()),
             (Some(_), Change::Write(at, mut bytes)) => {
