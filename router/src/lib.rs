@@ -39,6 +39,9 @@ pub use job::{JobId, JobRecord, JobState, Lease, NewJob};
 pub use path::{GroupPath, PathError, ProjectPath, Scope};
 pub use policy::{LoadedPolicy, NoPolicies, PolicySource, PolicySpec, PolicyStatus};
 pub use router::{Bound, Reloader, Router, RunError};
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use scheduler::bench as machine;
 #[doc(hidden)]
 pub use store::fuzz_store_frame;
 pub use store::{
