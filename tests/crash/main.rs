@@ -151,6 +151,41 @@ async fn a_router_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     assert_eq!(code, Some(0), "{log}");
 }
 
+/// Load without an end in sight. `JOBGATE_SOAK` says for how many seconds; without it this is skipped, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_flat_after_warm_up() {
+    let Some(seconds) = std::env::var("JOBGATE_SOAK").ok().and_then(|text| text.parse::<u64>().ok()) else {
+        eprintln!("skipped: JOBGATE_SOAK does not say for how many seconds");
+        return;
+    };
+    let mut router = Router::new();
+    router.start();
+    let ledger = Arc::new(Ledger::default());
+    let peers = Peers::new(router.url.subscribe(), ledger.clone());
+    let submitters: Vec<_> = (0..SUBMITTERS).map(|n| tokio::spawn(submitter(peers.clone(), n, 7))).collect();
+    let runners: Vec<_> = (0..RUNNERS).map(|n| tokio::spawn(runner(peers.clone(), n, 7))).collect();
+    // Twelve looks, a twelfth of the time apart: the first four are warm-up, the rest is compared by halves.
+    let mut looks = tokio::time::interval(Duration::from_secs_f64(seconds as f64 / 12.0));
+    looks.tick().await;
+    let mut resident = Vec::new();
+    for _ in 0..12 {
+        looks.tick().await;
+        resident.push(router.server.as_ref().unwrap().resident_kib());
+    }
+    peers.stop();
+    for task in submitters.into_iter().chain(runners) {
+        task.abort();
+    }
+    let most = |looks: &[u64]| looks.iter().copied().max().unwrap_or_default();
+    let (first, second) = (most(&resident[4..8]), most(&resident[8..]));
+    eprintln!(
+        "{seconds} s, {} jobs acknowledged, {} assignments; resident KiB: {resident:?}",
+        ledger.acknowledged().len(),
+        ledger.counts.assigned.load(Ordering::SeqCst),
+    );
+    assert!(second <= first + first / 10 + 8192, "memory grows: {first} KiB, then {second} KiB");
+}
+
 /// Waits until all these jobs are over.
 async fn all_over(mut jobs: JobsClient<tonic::transport::Channel>, ids: &HashMap<String, bool>) {
     let ids: Vec<_> = ids.keys().cloned().collect();

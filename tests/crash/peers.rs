@@ -170,8 +170,11 @@ impl Runner {
                     say(out, runner_message::Message::Credit(Credit { slots: 1 })).await?;
                 }
             }
-            Message::Recorded(recorded) if self.work.remove(&(recorded.job_id, recorded.lease)).is_some() => {
-                say(out, runner_message::Message::Credit(Credit { slots: 1 })).await?;
+            Message::Recorded(recorded) => {
+                let known = self.work.remove(&(recorded.job_id, recorded.lease)).is_some();
+                if known {
+                    say(out, runner_message::Message::Credit(Credit { slots: 1 })).await?;
+                }
             }
             _ => {}
         }
