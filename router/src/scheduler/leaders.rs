@@ -118,7 +118,8 @@ impl Scheduler {
         let group = &mut self.runner_groups[place];
         group.members.remove(&session);
         if group.is_led_by(state) {
-            group.until = state.heard + HEALTHY;
+            // After a restart it may have longer already.
+            group.until = group.until.max(state.heard + HEALTHY);
         }
         self.elect(place, now);
     }

@@ -241,6 +241,18 @@ fn after_a_restart_leadership_passes_on_after_a_minute_and_not_before() {
 }
 
 #[test]
+fn within_a_minute_of_a_restart_a_leader_may_come_back_more_than_once() {
+    let Group { mut world, .. } = group();
+    world.restart();
+    world.ready(&member("a", "g"), 1);
+    let b = world.ready(&member("b", "g"), 1);
+    world.alive(&[b], 40);
+    let a = world.ready(&member("a", "g"), 1);
+    let job = world.admitted();
+    assert_eq!((leader(&world).as_deref(), world.given_to(&job)), (Some("a"), Some(a)));
+}
+
+#[test]
 fn a_pin_and_its_taint_are_known_after_a_restart() {
     let Group { mut world, .. } = group();
     world.pin("g", "b");
