@@ -103,6 +103,11 @@ impl Client {
         self.read(self.request(Method::POST, &url)).await
     }
 
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+        let request = self.request(Method::POST, &format!("{}{path}", self.connection.url()));
+        self.read(request.header(header::CONTENT_TYPE, "application/json").body(body.to_string())).await
+    }
+
     /// State changes of these jobs, or of all.
     pub(crate) async fn watch(&self, ids: Vec<String>) -> Result<Streaming<JobRecord>, Status> {
         let endpoint = self.connection.endpoint().map_err(|error| Status::internal(error.to_string()))?;

@@ -190,6 +190,21 @@ impl Output {
         rows.iter().try_for_each(|row| self.line(row))
     }
 
+    /// Prints what is known of one thing, a key and its value in each row; values wrap within the terminal.
+    pub fn pairs(&mut self, rows: &[[String; 2]]) -> Result<(), Failure> {
+        let indent = rows.iter().map(|[key, _]| key.chars().count()).max().unwrap_or(0) + 2;
+        for [key, value] in rows {
+            let room = self.width.map_or(usize::MAX, |width| usize::from(width.max(40)).saturating_sub(indent));
+            let mut key = key.as_str();
+            for line in wrapped(&clean(value), room) {
+                let line = if key == "state" { self.state(&line) } else { line };
+                self.line(format!("{key:<indent$}{line}").trim_end())?;
+                key = "";
+            }
+        }
+        Ok(())
+    }
+
     /// Colours a word where colours are wanted.
     #[must_use]
     pub fn paint(&self, style: Style, text: impl Display) -> String {
@@ -202,7 +217,7 @@ impl Output {
         let style = match word {
             "admitted" | "success" | "passed" | "online" | "holds" => Style::Good,
             "rejected" | "failed" | "dropped" | "canceled" | "broken" | "offline" | "rejects" | "fails" => Style::Bad,
-            "warns" | "warning" | "exempted" | "draining" | "advice" => Style::Doubtful,
+            "warns" | "warning" | "exempted" | "draining" | "silent" | "tainted" | "advice" => Style::Doubtful,
             _ => return word.to_owned(),
         };
         self.paint(style, word)
@@ -222,6 +237,31 @@ pub(crate) fn stderr_colour(colour: Colour) -> bool {
 /// Nothing that a job or a controller said may steer the terminal, or stretch over lines.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// In lines of at most so many characters, broken between words where that is possible. At least one line.
+fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let mut word: Vec<_> = word.chars().collect();
+        while let Some(line) = lines.last_mut() {
+            let taken = line.chars().count();
+            let gap = usize::from(taken > 0);
+            if taken + gap + word.len() <= room {
+                if gap > 0 {
+                    line.push(' ');
+                }
+                line.extend(&word);
+                break;
+            }
+            if taken == 0 {
+                // Longer than a line.
+                line.extend(word.drain(..room.max(1)));
+            }
+            lines.push(String::new());
+        }
+    }
+    lines
 }
 
 fn wants_colour(colour: Colour, terminal: bool) -> bool {
@@ -253,6 +293,14 @@ impl fmt::Debug for Output {
     }
 }
 
+/// What `print` prints without colours, on a terminal of this width.
+#[cfg(test)]
+pub(crate) fn printed(width: Option<u16>, print: impl FnOnce(&mut Output)) -> String {
+    let kept = tests::Kept::default();
+    print(&mut Output { json: false, colour: false, width, out: Box::new(kept.clone()) });
+    kept.text()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -260,7 +308,13 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    pub(super) struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Kept {
+        pub(super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -269,12 +323,6 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
-    }
-
-    fn printed(width: Option<u16>, print: impl FnOnce(&mut Output)) -> String {
-        let kept = Kept::default();
-        print(&mut Output { json: false, colour: false, width, out: Box::new(kept.clone()) });
-        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
     }
 
     #[test]
@@ -291,6 +339,23 @@ mod tests {
         let rows = [vec!["id".to_owned(), "word ".repeat(40)]];
         let text = printed(Some(60), |output| output.table(&["name", "reason"], rows, "").unwrap());
         assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+    }
+
+    #[test]
+    fn pairs_wrap_beside_their_keys() {
+        let rows =
+            [["id", "7"], ["state", "failed"], ["", &format!("{} x", "word ".repeat(12))], ["url", &"u".repeat(80)]]
+                .map(|row| row.map(str::to_owned));
+        let text = printed(Some(40), |output| output.pairs(&rows).unwrap());
+        let long = "u".repeat(33);
+        let expected = format!(
+            "id     7\nstate  failed\n       word word word word word word\n       word word word word word word x\nurl    \
+             {long}\n       {long}\n       {}\n",
+            "u".repeat(14)
+        );
+        assert_eq!(text, expected);
+        let wide = printed(None, |output| output.pairs(&rows).unwrap());
+        assert!(wide.lines().count() == 4 && wide.contains("word x\n"), "{wide}");
     }
 
     #[test]

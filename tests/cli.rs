@@ -288,9 +288,59 @@ fn operations_md_names_every_key_of_the_configuration() {
     for key in keys("zzz: 1\n", "the configuration") {
         assert!(docs.contains(&format!("| {key} |")), "{key}");
     }
-    for (list, of) in [("controllers", "a controller"), ("runners", "a runner"), ("tokens", "a token")] {
+    for (list, of) in [
+        ("controllers", "a controller"),
+        ("runners", "a runner"),
+        ("tokens", "a token"),
+        ("runner_groups", "a runner group"),
+        ("priorities", "a priority rule"),
+        ("fairness", "an entry of `fairness`"),
+    ] {
         for key in keys(&format!("{list}: [{{zzz: 1}}]\n"), of) {
             assert!(docs.contains(&key) || docs.contains(&format!("{}:", key.trim_end_matches('`'))), "{of}: {key}");
         }
     }
+}
+
+#[test]
+fn a_state_directory_is_checked_and_every_fault_has_its_place() {
+    let folder = Folder::new();
+    let place = folder.path().join("state");
+    let options = || jobgate_router::DiskOptions { segment_bytes: 1 << 16, ..Default::default() };
+    let (mut store, _, _) = jobgate_router::DiskStore::open(&place, options()).unwrap();
+    let job = jobgate_router::JobId::new("1");
+    let row = jobgate_router::JobRow {
+        id: job.to_string(),
+        project: "acme/x".to_owned(),
+        state: 1,
+        sequence: 1,
+        ..Default::default()
+    };
+    let mut batch = jobgate_router::Batch { rows: vec![row], ..Default::default() };
+    batch.documents.push((job, bytes::Bytes::from_static(b"{\"token\": \"s3cret\"}")));
+    let document = jobgate_router::Store::commit(&mut store, &batch).unwrap()[0];
+    let used = jobgate(folder.path(), &["store", "check", "state"]);
+    assert!(used.code == 2 && used.err.contains("in use by another process"), "{}", used.err);
+    drop(store);
+
+    let good = jobgate(folder.path(), &["store", "check", "state"]);
+    assert_eq!((good.code, good.err.as_str()), (0, ""));
+    assert!(good.out.contains("jobs routing") && good.out.ends_with("good\n"), "{}", good.out);
+    let json: Value =
+        serde_json::from_str(&jobgate(folder.path(), &["store", "check", "state", "--json"]).out).unwrap();
+    assert_eq!((&json["frames"], &json["live"]["routing"], &json["faults"][0]), (&1.into(), &1.into(), &Value::Null));
+
+    let file = place.join("log/0000000001.seg");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[document.offset as usize] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let bad = jobgate(folder.path(), &["store", "check", "state"]);
+    assert_eq!(bad.code, 2);
+    let at = format!("state/log/0000000001.seg, offset {}: the document of job 1", document.offset);
+    assert!(bad.err.contains("fault(s)") && bad.err.contains(&at), "{}", bad.err);
+    assert!(!bad.err.contains("s3cret") && !bad.out.contains("s3cret"));
+    let json = jobgate(folder.path(), &["store", "check", "state", "--json"]);
+    assert!(json.code == 2 && json.out.contains("\"faults\""), "{}", json.out);
+    let none = jobgate(folder.path(), &["store", "check", "elsewhere"]);
+    assert!(none.code == 2 && none.err.contains("elsewhere/format"), "{}", none.err);
 }

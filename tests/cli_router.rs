@@ -30,12 +30,16 @@ struct Router {
 
 impl Router {
     fn start(controllers: &str) -> Self {
+        Self::start_with(&configuration(controllers))
+    }
+
+    fn start_with(configuration: &str) -> Self {
         let folder = Folder::new();
         folder.write("runner.token", RUNNER_TOKEN);
         folder.write("client.token", CLIENT_TOKEN);
         folder.write("controller.token", CONTROLLER_TOKEN);
         folder.write("images.yaml", POLICY);
-        folder.write("jobgate.yaml", &configuration(controllers));
+        folder.write("jobgate.yaml", configuration);
         let mut server = Server::start(folder.path(), &["serve", "--config", "jobgate.yaml"]);
         let line = server.says("the router listens");
         let address = line.rsplit_once("address=").unwrap().1.trim().to_owned();
@@ -280,10 +284,52 @@ fn trial_mode_asks_for_no_token_and_says_so() {
     assert_eq!(server.ended().0, Some(0));
 }
 
+/// A leader gets jobs with its number, a tainted runner none, and one command says why.
+#[test]
+fn runners_are_operated_and_jobs_explained() {
+    let configuration = configuration("").replace("shell-1,", "shell-1, group: shells,");
+    let groups = "runner_groups:\n  - { name: shells, single_leader: true }\n";
+    let router = Router::start_with(&format!("{configuration}{groups}"));
+    let _runner = router.runner();
+    let document = |tag: &str| {
+        format!(
+            "job: {{name: a, tags: [{tag}]}}\nproject: {{path: acme/x}}\npayload: {{script: ['test -n \"$JOBGATE_FENCE\"']}}\n"
+        )
+    };
+    router.folder.write("job.yaml", &document("linux"));
+    router.folder.write("gpu.yaml", &document("gpu"));
+    let led = router.client(&["submit", "job.yaml", "--wait"]);
+    assert_eq!(led.code, 0, "{}{}", led.out, led.err);
+    assert!(router.client(&["queue"]).out.contains("shells        shell-1"), "{}", router.client(&["queue"]).out);
+
+    let stuck = router.json(&["submit", "gpu.yaml"])["jobs"][0]["id"].as_str().unwrap().to_owned();
+    let why = router.client(&["jobs", &stuck]).out;
+    assert!(why.contains("no_matching_runner: ") && why.contains("gpu") && why.contains("submitted"), "{why}");
+    let unserved = &router.json(&["queue"])["groups"];
+    assert!(unserved.as_array().unwrap().iter().any(|group| group["served"] == false), "{unserved}");
+
+    let tainted = router.client(&["runners", "taint", "shell-1", "--kind", "jobs", "--reason", "disk is full"]);
+    assert!(tainted.code == 0 && tainted.out.contains("jobs, by ci"), "{}{}", tainted.out, tainted.err);
+    let kept = router.json(&["submit", "job.yaml"])["jobs"][0]["id"].as_str().unwrap().to_owned();
+    let why = router.client(&["jobs", &kept]).out;
+    assert!(why.contains("waits") && why.contains("shell-1"), "{why}");
+    assert_eq!(router.client(&["runners", "untaint", "shell-1"]).code, 0);
+    let pinned = router.client(&["runners", "pin", "shells", "shell-1"]);
+    assert!(pinned.code == 0 && pinned.out.contains("shells"), "{}{}", pinned.out, pinned.err);
+    assert_eq!(router.client(&["submit", "job.yaml", "--wait"]).code, 0);
+    assert_eq!(router.client(&["runners", "unpin", "shells"]).code, 0);
+    assert_eq!(router.client(&["runners", "drain", "shell-1"]).code, 0);
+    assert!(router.client(&["runners"]).out.contains("shell-1  draining"));
+    let nobody = router.client(&["runners", "drain", "shell1"]);
+    assert!(nobody.code == 2 && nobody.err.contains("did you mean `shell-1`?"), "{}", nobody.err);
+}
+
 /// What `docs/operations.md` tells people to watch is there to be watched.
 #[test]
 fn the_metrics_of_the_page_for_operators_exist() {
-    let router = Router::start("");
+    let configuration = configuration("").replace("shell-1,", "shell-1, group: shells,");
+    let groups = "runner_groups:\n  - { name: shells, single_leader: true }\n";
+    let router = Router::start_with(&format!("{configuration}{groups}"));
     router.folder.write("jobs.json", JOBS);
     assert_eq!(router.client(&["submit", "jobs.json"]).code, 0);
     // A family without a sample is not written.
@@ -301,11 +347,35 @@ fn the_metrics_of_the_page_for_operators_exist() {
     assert!(get(&router.url, "/readyz").starts_with("HTTP/1.1 200"));
 }
 
+/// What `docs/operations.md` lists as REST is there to be asked.
+#[test]
+fn the_requests_of_the_page_for_operators_exist() {
+    let router = Router::start("");
+    let docs = include_str!("../docs/operations.md");
+    let table = docs.split("\n## REST\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let requests = table.split('`').filter(|word| word.starts_with("GET /") || word.starts_with("POST /"));
+    let mut seen = 0;
+    for request in requests {
+        let (method, path) = request.split_once(' ').unwrap();
+        let path = path.replace("{id}", "0123").replace("{name}", "x").replace("{group}", "x");
+        let answer = ask(&router.url, method, &path);
+        let good = !answer.contains("there is nothing at") && !answer.contains("method_not_allowed");
+        assert!(good && !answer.starts_with("HTTP/1.1 401"), "{request}:\n{answer}");
+        seen += 1;
+    }
+    assert!(seen >= 13, "{seen} requests");
+}
+
 fn get(url: &str, path: &str) -> String {
+    ask(url, "GET", path)
+}
+
+fn ask(url: &str, method: &str, path: &str) -> String {
     use std::io::{Read, Write};
     let host = url.trim_start_matches("http://");
     let mut stream = std::net::TcpStream::connect(host).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {CLIENT_TOKEN}\r\n");
+    write!(stream, "{head}connection: close\r\ncontent-length: 0\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text

@@ -10,6 +10,7 @@ use std::time::Duration;
 use gateway::{Gateway, Running, TOKEN, is, soon};
 use jobgate::runner::{RunnerError, Shutdown};
 use jobgate_proto::runner::v1::{Outcome, gateway_message::Message as ToRunner, runner_message::Message as FromRunner};
+use jobgate_router::TaintKind;
 use tonic::Status;
 
 async fn attached(capacity: u32) -> (Gateway, Running, gateway::Peer) {
@@ -48,6 +49,28 @@ async fn a_script_runs_in_a_clean_place_and_its_output_comes_in_order() {
     assert_eq!(peer.credit().await, 1);
     peer.record("j1", 7).await;
     assert_eq!(running.left_behind(), 0);
+}
+
+#[tokio::test]
+async fn a_script_knows_the_leadership_it_runs_under_and_cannot_be_told_another() {
+    let (_gateway, _running, mut peer) = attached(1).await;
+    let document = r#"{"payload": {"script": ["echo fence=$JOBGATE_FENCE"], "variables": {"JOBGATE_FENCE": "99"}}}"#;
+    peer.assign_under(Some(7), "j1", 1, document).await;
+    assert_eq!(peer.result().await.0, "fence=7\n");
+    assert_eq!(peer.credit().await, 1);
+    peer.run("j2", 1, &["echo fence=${JOBGATE_FENCE-none}"]).await;
+    assert_eq!(peer.result().await.0, "fence=none\n");
+}
+
+#[tokio::test]
+async fn a_runner_says_what_keeps_it_out_each_time_it_attaches() {
+    let mut gateway = Gateway::start().await;
+    let _running = gateway
+        .run_as(|runner| runner.taint(TaintKind::Leadership, "").taint(TaintKind::Jobs, "disk is full").capacity(1));
+    for _ in 0..2 {
+        let peer = gateway.peer().await;
+        assert_eq!(peer.hello.taints, ["leadership", "jobs: disk is full"]);
+    }
 }
 
 #[tokio::test]

@@ -236,5 +236,14 @@ async fn policies_and_configuration_are_reloaded_and_faulty_ones_change_nothing(
     let good = parse(&config("enabled").replace("p.yaml", "q.yaml")).unwrap();
     assert_eq!(router.reloader.reload(good).await.unwrap(), Vec::<&str>::new());
     assert!(rejected().await);
+
+    let config = config("enabled").replace("p.yaml", "q.yaml");
+    // What takes effect at once, and what waits for a restart.
+    let scheduling = "spillover_hold: 0s\npriorities:\n  - { class: 5, refs: [main] }\nfairness:\n  \
+                      - { projects: [\"acme/**\"], weight: 2 }\nrunner_groups:\n  - { name: deployers, single_leader: true }\n";
+    let at_once = parse(&format!("{config}{scheduling}")).unwrap();
+    assert_eq!(router.reloader.reload(at_once).await.unwrap(), Vec::<&str>::new());
+    let later = parse(&format!("{config}{scheduling}retention: 1h\nstate: elsewhere\nmax_jobs: 7\n"));
+    assert_eq!(router.reloader.reload(later.unwrap()).await.unwrap(), ["state", "max_jobs", "retention"]);
     router.stop().await;
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Result, echo, jobs, questions, single_thread};
+use crate::{Result, echo, jobs, memory, questions, queue, single_thread};
 
 /// No child lives longer, whatever became of its parent.
 const LONGEST_LIFE: Duration = Duration::from_secs(900);
@@ -49,6 +49,13 @@ impl Server {
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
+
+    /// Ends it as a power failure would, as far as the process is concerned.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
 }
 
 impl Drop for Server {
@@ -87,6 +94,9 @@ pub(crate) fn run(role: &str, args: &[String]) -> Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(jobs::route(folder))
         }
+        ("queue", [folder, mebibytes]) => single_thread()?.block_on(queue::serve(folder, mebibytes)),
+        ("bare-streams", tls) => single_thread()?.block_on(memory::bare(tls)),
+        ("holder", args) => single_thread()?.block_on(memory::hold(args)),
         ("router-one-thread", [folder]) => single_thread()?.block_on(jobs::route(folder)),
         _ => Err(format!("no role `{role}` with {} arguments", args.len()).into()),
     }

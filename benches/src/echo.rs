@@ -22,7 +22,7 @@ use tonic::{
 
 use crate::{Result, child, fixtures, measure::Sample};
 
-mod wire {
+pub(crate) mod wire {
     #![allow(
         missing_docs,
         unused_qualifications,
@@ -59,7 +59,7 @@ pub(crate) async fn serve() -> Result<()> {
     Ok(services.serve_with_incoming(TcpListenerStream::new(listener).map(nodelay)).await?)
 }
 
-fn nodelay(stream: std::io::Result<tokio::net::TcpStream>) -> std::io::Result<tokio::net::TcpStream> {
+pub(crate) fn nodelay(stream: std::io::Result<tokio::net::TcpStream>) -> std::io::Result<tokio::net::TcpStream> {
     let stream = stream?;
     stream.set_nodelay(true)?;
     Ok(stream)
@@ -208,6 +208,13 @@ impl BareStream<Payload, Payload> {
     pub(crate) async fn turn(&mut self, body: &Bytes, in_flight: usize, calls: usize) -> Result<Sample> {
         let send = |number| Payload { number, body: body.clone() };
         closed_loop(self, in_flight, calls, send, |answer| Some(answer.number)).await
+    }
+
+    /// One message there and back.
+    pub(crate) async fn once(&mut self, body: &Bytes) -> Result<()> {
+        self.outgoing.send(Ok(Payload { number: 0, body: body.clone() })).await?;
+        self.incoming.message().await?.ok_or("the floor's stream ended")?;
+        Ok(())
     }
 }
 

@@ -94,3 +94,24 @@ pub(crate) fn document() -> Bytes {
     });
     document.to_string().into()
 }
+
+/// A document of a job with a number, about so many bytes long.
+pub(crate) fn numbered_document(number: u64, project: &str, tags: &[&str], bytes: usize) -> Bytes {
+    let digest = "sha256:9f2b1c47d3e8f60718293a4b5c60190a5f2b1c47d3e8f60718293a4b5c6019aa";
+    let image = serde_json::json!({ "name": format!("registry.acme.example/builder:1@{digest}") });
+    let job = serde_json::json!({
+        "name": "build", "ref": "main", "ref_type": "branch", "protected": true, "timeout_seconds": 3600, "tags": tags,
+        "image": image,
+    });
+    let project = serde_json::json!({ "path": project });
+    let head = format!(r#"{{"job":{job},"project":{project},"payload":{{"script":["make"],"filler":""#);
+    let tail = format!(r#"","number":"{number:012}"}}}}"#);
+    let filler = "x".repeat(bytes.saturating_sub(head.len() + tail.len()));
+    format!("{head}{filler}{tail}").into()
+}
+
+/// The number of a job with this document.
+pub(crate) fn number_of(document: &[u8]) -> Option<u64> {
+    let digits = document.strip_suffix(br#""}}"#)?.last_chunk::<12>()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}

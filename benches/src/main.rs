@@ -7,12 +7,22 @@
 
 mod chain;
 mod child;
+mod dispatch;
 mod echo;
 mod fixtures;
+mod fleet;
 mod jobs;
+mod machine;
 mod measure;
+mod memory;
+mod pace;
 mod policies;
 mod questions;
+mod queue;
+mod recovery;
+mod saturated;
+mod signal;
+mod site;
 mod table;
 
 use std::process::ExitCode;
@@ -24,7 +34,21 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Groups of rows, in the order of the table.
-const GROUPS: [&str; 6] = ["policies", "dialled", "attached", "chain", "delivery", "jobs"];
+const GROUPS: [&str; 13] = [
+    "policies",
+    "dialled",
+    "attached",
+    "chain",
+    "delivery",
+    "jobs",
+    "dispatch",
+    "saturated",
+    "machine",
+    "shares",
+    "memory",
+    "recovery",
+    "signal",
+];
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -51,9 +75,15 @@ fn lead(args: &[String]) -> Result<()> {
     if let Some(unknown) = wanted.iter().find(|word| !GROUPS.contains(word)) {
         return Err(format!("`{unknown}` is none of {GROUPS:?}, `profile`, `--smoke`").into());
     }
+    pace::sleep_exactly();
     let runtime = single_thread()?;
     let mut table = Table::begin(effort);
     for group in GROUPS.into_iter().filter(|group| wanted.is_empty() || wanted.contains(group)) {
+        if smoke && group == "recovery" && wanted.is_empty() {
+            // It waits for leases to pass on, which takes a minute; `tests/crash` tries the same.
+            eprintln!("skipped in a smoke run: {group}");
+            continue;
+        }
         eprintln!("measuring: {group}");
         table.extend(runtime.block_on(measure_group(group, effort))?);
     }
@@ -68,7 +98,14 @@ async fn measure_group(group: &str, effort: Effort) -> Result<Vec<Row>> {
         "attached" => questions::attached(effort).await,
         "chain" => chain::rows(effort).await,
         "delivery" => jobs::delivery(effort).await,
-        _ => jobs::jobs(effort).await,
+        "jobs" => jobs::jobs(effort).await,
+        "dispatch" => dispatch::rows(effort).await,
+        "saturated" => saturated::rows(effort).await,
+        "machine" => machine::rows(effort),
+        "shares" => machine::shares(effort),
+        "memory" => memory::rows(effort).await,
+        "recovery" => recovery::rows(effort).await,
+        _ => signal::rows(effort).await,
     }
 }
 

@@ -70,7 +70,7 @@ impl Cpu {
 }
 
 /// In µs, over all threads of a process.
-fn used(process: &str) -> f64 {
+pub(crate) fn used(process: &str) -> f64 {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     let of = |thread: std::fs::DirEntry| {
         let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jobgate_proto::admission::v1::{AdmitRequest, admission_controller_client::AdmissionControllerClient};
-use jobgate_router::{Bound, NoPolicies, Router, config::Config};
+use jobgate_router::{Bound, MemoryStore, NoPolicies, Router, config::Config};
 use jobgate_sdk::{AdmissionRequest, Controller, FailureCause, Token, Verdict, serve};
 use jobgate_yaml::Source;
 use prost::Message;
@@ -150,7 +150,7 @@ fn lines(how: &str, in_flight: usize, messages: &Compared, bytes: &Compared) -> 
 async fn router(folder: &Path, controller: &str) -> Result<Bound> {
     let text = format!("listen: 127.0.0.1:0\ncontrollers:\n  - {controller}\n");
     let config = Config::parse(&Source::new("bench", text), folder).map_err(|faults| faults.to_string())?;
-    Ok(Router::new(config, Arc::new(NoPolicies)).bind().await?)
+    Ok(Router::new(config, Arc::new(NoPolicies)).store(MemoryStore).bind().await?)
 }
 
 async fn until_attached(asked: &dyn Controller, question: &AdmissionRequest) -> Result<()> {

@@ -44,6 +44,31 @@ impl Row {
         }
     }
 
+    /// A row against a number instead of a ratio.
+    pub(crate) fn against(
+        measure: impl Into<String>,
+        floor: Option<String>,
+        ours: impl Into<String>,
+        target: impl Into<String>,
+        met: bool,
+    ) -> Self {
+        let none = || "–".to_owned();
+        Self {
+            measure: measure.into(),
+            floor: floor.unwrap_or_else(none),
+            ours: ours.into(),
+            ratio: none(),
+            target: target.into(),
+            met: Some(met),
+        }
+    }
+
+    /// The same with a ratio to its floor.
+    pub(crate) fn ratio(mut self, ratio: f64) -> Self {
+        self.ratio = format!("{ratio:.2}");
+        self
+    }
+
     /// The same without a target: for orientation.
     pub(crate) fn beside(mut self) -> Self {
         self.met = None;
@@ -103,6 +128,14 @@ pub(crate) fn time(micros: f64) -> String {
 
 pub(crate) fn rate(rate: f64) -> String {
     if rate >= 10_000.0 { format!("{:.1} k/s", rate / 1e3) } else { format!("{rate:.0} /s") }
+}
+
+pub(crate) fn bytes(bytes: f64) -> String {
+    match bytes {
+        _ if bytes >= 10e6 => format!("{:.0} MB", bytes / 1e6),
+        _ if bytes >= 10e3 => format!("{:.1} KB", bytes / 1e3),
+        _ => format!("{bytes:.0} B"),
+    }
 }
 
 fn machine() -> String {

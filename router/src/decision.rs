@@ -2,18 +2,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use jobgate_sdk::{FailureCause, Outcome, Reason, Verdict};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{chain::ChainVersion, job::JobId, view::ViewRejection};
 
 /// What a chain made of its verdicts about one job, and the record of it. Holds no secret: everything in it is said by
 /// controllers and by the configuration.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Decision {
     /// The admission it ends.
     pub admission_id: Arc<str>,
     /// The job.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub job_id: JobId,
     /// Whose job it is.
     pub project: Arc<str>,
@@ -26,10 +26,10 @@ pub struct Decision {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
     /// What the person whose job it is reads.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// True when the job stays in routing and is asked again (`on_failure: wait`).
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub will_retry: bool,
     /// Version of the chain that was asked.
     pub chain_version: Arc<str>,
@@ -40,7 +40,7 @@ pub struct Decision {
 }
 
 /// Admitted or rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ruling {
     /// Every binding verdict admits.
@@ -50,7 +50,7 @@ pub enum Ruling {
 }
 
 /// Why a job was rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// A controller rejected it.
@@ -59,25 +59,30 @@ pub enum Cause {
     Failure,
 }
 
+/// One of a few known words. By this name, since a derived reader would take a reference for borrowed from what it reads.
+type Word = &'static str;
+
 /// One controller's answer, as recorded.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VerdictRecord {
     /// The level it was asked at: `instance`, `group:acme` …
     pub level: Arc<str>,
     /// The controller.
     pub controller: Arc<str>,
     /// Its state when asked: `enabled` or `dry_run`.
-    pub state: &'static str,
+    #[serde(deserialize_with = "word")]
+    pub state: Word,
     /// `admitted`, `rejected` or `failed`.
-    pub outcome: &'static str,
+    #[serde(deserialize_with = "word")]
+    pub outcome: Word,
     /// Whether it counted.
     pub enforced: bool,
     /// Why it rejected or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub failure: Option<&'static str>,
+    #[serde(default, deserialize_with = "some_word", skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Word>,
     /// The rule that rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
@@ -85,10 +90,10 @@ pub struct VerdictRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details_url: Option<String>,
     /// Its warnings.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Exemptions it used.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exempted: Vec<String>,
     /// Version of the policy it decided by.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,4 +201,79 @@ pub(crate) struct Asked {
 
 fn as_text<S: serde::Serializer>(id: &JobId, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(id.as_str())
+}
+
+fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<JobId, D::Error> {
+    String::deserialize(from).map(JobId::new)
+}
+
+/// A word of [`VerdictRecord`], read back. One that this version does not know becomes `unknown`: a record is for people to
+/// read, and decides nothing.
+fn word<'de, D: Deserializer<'de>>(from: D) -> Result<Word, D::Error> {
+    let text = std::borrow::Cow::<str>::deserialize(from)?;
+    let states = ["enabled", "dry_run", "admitted", "rejected", "failed"];
+    let failures = FAILURES.map(FailureCause::as_str);
+    Ok(states.into_iter().chain(failures).find(|known| *known == text).unwrap_or("unknown"))
+}
+
+const FAILURES: [FailureCause; 8] = [
+    FailureCause::Error,
+    FailureCause::Panic,
+    FailureCause::Malformed,
+    FailureCause::Oversize,
+    FailureCause::Silent,
+    FailureCause::Unreachable,
+    FailureCause::NotAttached,
+    FailureCause::NoTimeLeft,
+];
+
+fn some_word<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Word>, D::Error> {
+    word(from).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_is_read_back_as_it_was_written() {
+        let verdict = |outcome, failure| VerdictRecord {
+            level: "group:acme".into(),
+            controller: "allowlist".into(),
+            state: "dry_run",
+            outcome,
+            enforced: true,
+            reason: Some("no".to_owned()),
+            failure,
+            rule: Some("own-registry".to_owned()),
+            details_url: None,
+            warnings: vec!["soon".to_owned()],
+            exempted: Vec::new(),
+            policy_version: Some("v1".into()),
+            duration_us: 7,
+            time: Timestamp::UNIX_EPOCH,
+        };
+        let mut decision = Decision {
+            admission_id: "a".into(),
+            job_id: JobId::new("1"),
+            project: "acme/x".into(),
+            runner: Some("gpu-1".into()),
+            decision: Ruling::Rejected,
+            cause: Some(Cause::Failure),
+            reason: "no".to_owned(),
+            will_retry: true,
+            chain_version: "v".into(),
+            time: Timestamp::UNIX_EPOCH,
+            verdicts: Vec::new(),
+        };
+        decision.verdicts.push(verdict("rejected", None));
+        decision.verdicts.extend(FAILURES.map(|cause| verdict("failed", Some(cause.as_str()))));
+        let json = serde_json::to_string(&decision).unwrap();
+        let read: Decision = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        assert!(!json.contains("unknown"));
+        let newer = json.replace("\"silent\"", "\"from the future\"");
+        let read: Decision = serde_json::from_str(&newer).unwrap();
+        assert!(read.verdicts.iter().any(|verdict| verdict.failure == Some("unknown")));
+    }
 }

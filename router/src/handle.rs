@@ -264,7 +264,7 @@ pub enum RunnerAction {
         /// The group.
         group: String,
     },
-    /// Has the present streams of a runner take no new jobs, and tells them to end when their jobs have.
+    /// Has the present streams of a runner take no new jobs, until it attaches anew.
     Drain {
         /// Name of the runner.
         runner: String,

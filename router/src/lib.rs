@@ -28,7 +28,7 @@ mod view;
 pub use chain::{ChainVersion, Chains, Entry};
 pub use decision::{Cause, Decision, Ruling, VerdictRecord};
 pub use document::{JobDocument, MAX_DOCUMENT_BYTES, read_documents, read_runner};
-pub use glob::{BadGlob, ProjectGlob};
+pub use glob::{BadGlob, BadTextGlob, ProjectGlob, TextGlob};
 pub use handle::{
     CoreError, GroupQueue, Handle, HeldLease, IdempotencyKey, JobDetails, JobEvent, JobFilter, JobPage, JobResult,
     LeaderStatus, Obstacle, QueueSignal, QueueStatus, RunnerAction, RunnerEvent, RunnerHello, RunnerOrder,
@@ -39,5 +39,13 @@ pub use job::{JobId, JobRecord, JobState, Lease, NewJob};
 pub use path::{GroupPath, PathError, ProjectPath, Scope};
 pub use policy::{LoadedPolicy, NoPolicies, PolicySource, PolicySpec, PolicyStatus};
 pub use router::{Bound, Reloader, Router, RunError};
-pub use store::{Archive, Batch, DocumentRef, EventRow, JobRow, MemoryStore, Restored, Store, StoreError, Submission};
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use scheduler::bench as machine;
+#[doc(hidden)]
+pub use store::fuzz_store_frame;
+pub use store::{
+    Archive, Batch, CheckReport, DiskOptions, DiskStore, DocumentRef, EventRow, Fault, JobRow, MemoryStore, OpenError,
+    Repair, Repairs, Restored, Store, StoreError, Submission, check as check_store,
+};
 pub use view::{Expose, UnknownExpose, View, ViewRejection, question_from_document, view};

@@ -23,7 +23,7 @@ use crate::{
     remote::Tunnels,
     roster::{Linked, Roster},
     scheduler,
-    store::{MemoryStore, Restored, Store, StoreError},
+    store::{DiskOptions, DiskStore, OpenError, Restored, Store, StoreError},
 };
 
 /// Finished jobs that can still be looked at.
@@ -40,7 +40,8 @@ pub struct Router {
     config: Config,
     policies: Arc<dyn PolicySource>,
     linked: Vec<Linked>,
-    store: Box<dyn Store>,
+    /// Another store than a directory.
+    store: Option<Box<dyn Store>>,
     limits: Limits,
     on_decision: Option<OnDecision>,
 }
@@ -86,8 +87,11 @@ pub enum RunError {
     /// The decision log cannot be started.
     #[error("the decision log cannot be started: {0}")]
     DecisionLog(std::io::Error),
-    /// What its store held makes no sense.
+    /// Its store cannot be opened.
     #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What its store held makes no sense.
+    #[error("the store cannot be taken up: {0}")]
     Store(StoreError),
     /// The router cannot go on.
     #[error("the router broke down: the task that owns the state ended: {0}")]
@@ -97,8 +101,7 @@ pub enum RunError {
 impl Router {
     /// A router of this configuration, whose `policy:` controllers come from `policies`.
     pub fn new(config: Config, policies: Arc<dyn PolicySource>) -> Self {
-        let store = Box::new(MemoryStore);
-        Self { config, policies, linked: Vec::new(), store, limits: Limits::default(), on_decision: None }
+        Self { config, policies, linked: Vec::new(), store: None, limits: Limits::default(), on_decision: None }
     }
 
     /// Adds a controller of your own, without a network hop. It stands after those of the configuration.
@@ -116,9 +119,10 @@ impl Router {
         self
     }
 
-    /// Keeps its state there instead of in memory.
+    /// Keeps its state there instead of in the directory `state` of the configuration; [`MemoryStore`](crate::MemoryStore)
+    /// keeps it nowhere.
     pub fn store(mut self, store: impl Store) -> Self {
-        self.store = Box::new(store);
+        self.store = Some(Box::new(store));
         self
     }
 
@@ -128,15 +132,18 @@ impl Router {
         self
     }
 
-    /// Compiles the policies, takes the address and starts the task that owns the state.
+    /// Compiles the policies, opens the store, takes the address and starts the task that owns the state.
     ///
     /// # Errors
     ///
-    /// All faults of all policies; or why the address cannot be had.
+    /// All faults of all policies; or why the store or the address cannot be had.
     pub async fn bind(self) -> Result<Bound, RunError> {
         let Self { config, policies, linked, store, limits, on_decision } = self;
-        let restored = Restored::default();
         let roster = Roster::build(&config, &linked, &*policies, &Roster::default())?;
+        let (store, restored) = match store {
+            Some(store) => (store, Restored::default()),
+            None => open_store(&config).await?,
+        };
         let metrics = Metrics::new();
         let log = config.decision_log.as_ref().map(|log| DecisionLog::start(log, metrics.clone()));
         let log = log.transpose().map_err(RunError::DecisionLog)?;
@@ -272,7 +279,7 @@ impl Bound {
 impl Reloader {
     /// Takes another configuration, all or nothing. Decisions made under the old one are found stale when they would serve.
     ///
-    /// `listen`, `state`, `decision_log`, `max_jobs` and whether there is TLS stay as they were: they need a restart, and the
+    /// `listen`, `state`, `decision_log`, `max_jobs`, `retention` and whether there is TLS stay as they were: they need a restart, and the
     /// names of those that differ are returned.
     ///
     /// # Errors
@@ -303,6 +310,7 @@ impl Reloader {
             ("state", before.state != config.state),
             ("decision_log", before.decision_log != config.decision_log),
             ("max_jobs", before.max_jobs != config.max_jobs),
+            ("retention", before.retention != config.retention),
         ];
         *shared.current.lock().unwrap_or_else(PoisonError::into_inner) = (config, roster);
         Ok(fixed.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect())
@@ -340,6 +348,20 @@ impl Observer for Counting {
 
 fn rules(config: &Config) -> Rules {
     Rules { no_controllers: config.no_controllers, admission_timeout: config.admission_timeout }
+}
+
+/// Opens the directory of the configuration. That may take seconds where a million jobs wait.
+async fn open_store(config: &Config) -> Result<(Box<dyn Store>, Restored), RunError> {
+    let (directory, retention) = (config.state.clone(), config.retention);
+    let open = move || DiskStore::open(&directory, DiskOptions { retention, ..DiskOptions::default() });
+    let opened = tokio::task::spawn_blocking(open).await;
+    let (store, restored, repairs) = opened.map_err(|error| RunError::Broken(error.to_string()))??;
+    for repair in repairs.iter() {
+        tracing::warn!(state = %config.state.display(), "the store was put right: {repair}");
+    }
+    let (jobs, directory) = (restored.jobs.len(), config.state.display());
+    tracing::info!(state = %directory, jobs, "the store is open");
+    Ok((Box::new(store), restored))
 }
 
 fn follow_store(mut store_ok: watch::Receiver<bool>, readiness: Readiness, metrics: Metrics) {

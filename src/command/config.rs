@@ -40,16 +40,28 @@ impl Command {
                 "listen": config.listen.to_string(),
                 "controllers": config.controllers.len(),
                 "runners": config.runners.len(),
+                "runner_groups": config.runner_groups.len(),
+                "priorities": config.priorities.len(),
+                "fairness": config.fairness.len(),
                 "tokens": config.tokens.len(),
                 "trial": config.is_trial(),
             }))?;
             return Ok(Exit::Good);
         }
         output.table(&["controller", "scope", "state"], rows, "no controllers: every job would be admitted")?;
+        let counts = [
+            (config.runner_groups.len(), "runner group(s)"),
+            (config.priorities.len(), "priority rule(s)"),
+            (config.fairness.len(), "weight(s)"),
+        ];
+        let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
+        let counts: String = counts.collect();
         let mode = if config.is_trial() { "; trial mode: no token is asked for" } else { "" };
         let (runners, tokens) = (config.runners.len(), config.tokens.len());
-        output
-            .line(format_args!("good: listens on {}; {runners} runner(s), {tokens} token(s){mode}", config.listen))?;
+        output.line(format_args!(
+            "good: listens on {}; {runners} runner(s), {tokens} token(s){counts}{mode}",
+            config.listen
+        ))?;
         Ok(Exit::Good)
     }
 }

@@ -11,6 +11,7 @@ mod runner;
 mod schema;
 mod serve;
 mod signals;
+mod store;
 mod submit;
 
 use std::process::ExitCode;
@@ -91,6 +92,8 @@ enum Command {
     #[command(subcommand)]
     Config(config::Command),
     #[command(subcommand)]
+    Store(store::Command),
+    #[command(subcommand)]
     Schema(schema::Command),
     Completions(completions::Args),
 }
@@ -148,6 +151,7 @@ impl Command {
             Self::Runner(args) => args.run(output).await,
             Self::Conformance(args) => args.run(output).await,
             Self::Config(command) => command.run(output),
+            Self::Store(command) => command.run(output),
             Self::Schema(command) => command.run(output),
             Self::Completions(args) => args.run(output),
         }

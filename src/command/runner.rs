@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use jobgate_router::TaintKind;
+
 use super::signals;
 use crate::{
     client::RouterArgs,
@@ -13,7 +15,10 @@ use crate::{
 /// group of its own. It has no containers, caches or artifacts. What is masked in a job document, and every job token, is
 /// masked in the output. SIGTERM or SIGINT: running jobs end first; the second time: they are killed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  jobgate runner --name shell-1 --token-file shell-1.token --capacity 4")]
+#[command(after_help = "\
+Examples:
+  jobgate runner --name shell-1 --token-file shell-1.token --capacity 4
+  jobgate runner --name shell-1 --token-file shell-1.token --taint 'leadership: being tried out'")]
 pub(super) struct Args {
     /// Name of the runner in the router's configuration; any name in trial mode
     #[arg(long)]
@@ -27,6 +32,9 @@ pub(super) struct Args {
     /// What it offers, in trial mode; else the router's configuration says it
     #[arg(long, value_delimiter = ',', conflicts_with = "token_file")]
     tags: Vec<String>,
+    /// Keep out of leadership or of jobs, as `leadership` or `jobs: disk is full`; an operator takes it away
+    #[arg(long, value_name = "KIND[: REASON]", value_parser = taint)]
+    taint: Vec<(TaintKind, String)>,
     /// Below which each job gets a directory of its own [default: the system's for temporary files]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -41,6 +49,9 @@ impl Args {
         if let Some(id) = &self.system_id {
             runner = runner.system_id(id);
         }
+        for (kind, reason) in &self.taint {
+            runner = runner.taint(*kind, reason);
+        }
         if let Some(scratch) = &self.scratch {
             if !scratch.is_dir() {
                 return Err(Failure::new(format_args!("--scratch {}: there is no such directory", scratch.display())));
@@ -51,4 +62,14 @@ impl Args {
         Box::pin(runner.run(signals::shutdown_with_terminal()?)).await.map_err(Failure::new)?;
         Ok(Exit::Good)
     }
+}
+
+fn taint(text: &str) -> Result<(TaintKind, String), String> {
+    let (kind, reason) = text.split_once(':').unwrap_or((text, ""));
+    let kind = TaintKind::parse(kind).ok_or("a taint is `leadership` or `jobs`, with or without `: ` and a reason")?;
+    let reason = reason.trim();
+    if reason.chars().count() > 200 || reason.chars().any(char::is_control) {
+        return Err("the reason of a taint is one line of at most 200 characters".to_owned());
+    }
+    Ok((kind, reason.to_owned()))
 }

@@ -43,9 +43,6 @@ impl Args {
         if trial {
             tracing::warn!("trial mode: no token is asked for, and only this machine can reach the router");
         }
-        tracing::warn!(
-            "this version keeps jobs in memory: a restart forgets them; decisions stay where `decision_log` says"
-        );
         let look: Arc<Notify> = Arc::default();
         let following = bound.reloader().follow(self.config.clone(), look.clone());
         let _following = AbortOnDropHandle::new(tokio::spawn(async { tokio::join!(following, hangups(look)).0 }));

@@ -1,6 +1,6 @@
 use std::{fs, io, net::TcpListener, path::Path, sync::Arc, time::Duration};
 
-use jobgate_router::{Decision, Router, RunError, Scope, config::Config};
+use jobgate_router::{Decision, MemoryStore, Router, RunError, Scope, config::Config};
 use jobgate_sdk::{AdmissionRequest, ServeError, Verdict, serve};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -57,6 +57,8 @@ impl Stage {
         let config = Config::load(&folder.path().join("jobgate.yaml"))?;
         let scope: Scope = "project:acme/payments/api".parse().map_err(Failure::new)?;
         let bound = Router::new(config, Arc::new(Policies))
+            // It leaves nothing behind, so nothing of it has to last.
+            .store(MemoryStore)
             .controller("release-from-tags", scope, release_from_tags)
             .on_decision(move |decision| _ = hear.send(Arc::clone(decision)))
             .bind()

@@ -47,6 +47,10 @@ pub(super) struct Execution {
     pub(super) script: Script,
     /// From the router; before the document's own.
     pub(super) timeout: Option<Duration>,
+    /// Number of the leadership it is given under.
+    pub(super) fence: Option<u64>,
+    /// When nothing was reported for so long, it is reported that the job's processes live.
+    pub(super) quiet: Duration,
     /// Below which the scratch directory is made.
     pub(super) scratch: PathBuf,
     /// Ends the job early.
@@ -65,6 +69,7 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) enum Event {
     Started(Key),
+    /// May be empty: then it only says that the job's processes live.
     Output(Key, Bytes),
     Ended(Key, End),
 }
@@ -96,10 +101,10 @@ impl Execution {
 
     /// An error is the machine's, not the script's.
     async fn steps(mut self, scratch: &Scratch) -> io::Result<End> {
-        let environment = scratch.environment(&self.script, &self.key.job_id)?;
+        let environment = scratch.environment(&self.script, &self.key.job_id, self.fence)?;
         let span = self.timeout.or(self.script.timeout).unwrap_or(DEFAULT_TIMEOUT);
         let deadline = Instant::now() + span;
-        let mut printer = Printer::new(self.key.clone(), self.events.clone(), &self.script.secrets);
+        let mut printer = Printer::new(&self);
         let mut end = End::success();
         let _ = self.events.send(Event::Started(self.key.clone())).await;
         for (number, step) in std::mem::take(&mut self.script.steps).into_iter().enumerate() {
@@ -189,23 +194,41 @@ struct Printer {
     buffer: Vec<u8>,
     waiting: VecDeque<Bytes>,
     printed: usize,
+    /// When the router was last given something of the job, and how long it may then go without.
+    spoken: Instant,
+    quiet: Duration,
     /// The reader was told that the rest is not shown.
     cut: bool,
 }
 
 impl Printer {
-    fn new(key: Key, events: mpsc::Sender<Event>, secrets: &[String]) -> Self {
-        let masker = Masker::new(secrets.iter().map(String::as_bytes));
-        let (output, buffer, waiting) = (None, vec![0; READ], VecDeque::new());
-        Self { key, events, masker, output, buffer, waiting, printed: 0, cut: false }
+    fn new(of: &Execution) -> Self {
+        Self {
+            key: of.key.clone(),
+            events: of.events.clone(),
+            masker: Masker::new(of.script.secrets.iter().map(String::as_bytes)),
+            output: None,
+            buffer: vec![0; READ],
+            waiting: VecDeque::new(),
+            printed: 0,
+            spoken: Instant::now(),
+            quiet: of.quiet,
+            cut: false,
+        }
     }
 
-    /// Prints for ever; may be dropped at any await without losing anything.
+    /// Prints for ever; may be dropped at any await without losing anything. A silent compiler is not a dead one: it says so
+    /// now and then, also when the output is closed or over its limit.
     async fn print(&mut self) -> Infallible {
         loop {
             self.send().await;
-            if self.read().await == 0 {
-                return std::future::pending().await;
+            let quiet = sleep_until(self.spoken + self.quiet);
+            tokio::select! {
+                _ = self.read(), if self.output.is_some() => {}
+                () = quiet => {
+                    self.spoken = Instant::now();
+                    self.waiting.push_back(Bytes::new());
+                }
             }
         }
     }
@@ -270,6 +293,71 @@ impl Printer {
             let Ok(permit) = self.events.reserve().await else { return self.waiting.clear() };
             if let Some(piece) = self.waiting.pop_front() {
                 permit.send(Event::Output(self.key.clone(), piece));
+                self.spoken = Instant::now();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
+        timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap()
+    }
+
+    fn start(line: &str, quiet: Duration, scratch: &tempfile::TempDir) -> mpsc::Receiver<Event> {
+        let (sender, events) = mpsc::channel(32);
+        let execution = Execution {
+            key: Key { job_id: "7".into(), lease: 1 },
+            script: serde_json::json!({ "payload": { "script": [line] } }).to_string().parse().unwrap(),
+            timeout: None,
+            fence: None,
+            quiet,
+            scratch: scratch.path().to_owned(),
+            stop: CancellationToken::new(),
+            events: sender,
+        };
+        tokio::spawn(execution.run());
+        events
+    }
+
+    #[tokio::test]
+    async fn a_silent_job_is_said_to_live_as_long_as_its_process_does() {
+        for silent in ["true", "exec >&- 2>&-", "head -c 17000000 /dev/zero"] {
+            let scratch = tempfile::tempdir().unwrap();
+            let line = format!("{silent}; until test -e \"$HOME/../../go\"; do sleep 0.02; done");
+            let mut events = start(&line, Duration::from_millis(50), &scratch);
+            assert!(matches!(next(&mut events).await, Event::Started(_)));
+            let mut signs = 0;
+            while signs < 3 {
+                match next(&mut events).await {
+                    Event::Output(key, piece) => signs += u32::from(piece.is_empty() && key.lease == 1),
+                    other => panic!("{silent}: {other:?}"),
+                }
+            }
+            std::fs::write(scratch.path().join("go"), "").unwrap();
+            loop {
+                match next(&mut events).await {
+                    Event::Output(..) => {}
+                    Event::Ended(_, end) => break assert!(end.success, "{silent}: {end:?}"),
+                    other @ Event::Started(_) => panic!("{silent}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_prints_says_itself_that_it_lives() {
+        let scratch = tempfile::tempdir().unwrap();
+        let line = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do echo $i; sleep 0.1; done";
+        let mut events = start(line, Duration::from_secs(1), &scratch);
+        loop {
+            match next(&mut events).await {
+                Event::Output(_, piece) => assert!(!piece.is_empty()),
+                Event::Ended(_, end) => break assert!(end.success, "{end:?}"),
+                Event::Started(_) => {}
             }
         }
     }

@@ -14,6 +14,7 @@ mod session;
 
 use std::path::PathBuf;
 
+use jobgate_router::TaintKind;
 use tokio::sync::watch;
 
 use crate::connection::Connection;
@@ -26,6 +27,7 @@ pub struct Runner {
     system_id: String,
     capacity: u32,
     tags: Vec<String>,
+    taints: Vec<(TaintKind, String)>,
     scratch: PathBuf,
 }
 
@@ -93,6 +95,7 @@ impl Runner {
             system_id,
             capacity: 1,
             tags: Vec::new(),
+            taints: Vec::new(),
             scratch: std::env::temp_dir(),
         }
     }
@@ -115,6 +118,14 @@ impl Runner {
     #[must_use]
     pub fn tags(mut self, tags: impl IntoIterator<Item = String>) -> Self {
         self.tags = tags.into_iter().collect();
+        self
+    }
+
+    /// Keeps itself out of leadership or of jobs, for a reason of one line that may be empty. The router remembers it: it stays
+    /// until somebody who operates the router takes it away.
+    #[must_use]
+    pub fn taint(mut self, kind: TaintKind, reason: impl Into<String>) -> Self {
+        self.taints.push((kind, reason.into()));
         self
     }
 

@@ -37,8 +37,14 @@ impl Scratch {
         Ok(path)
     }
 
-    /// The script's whole environment: nothing of the runner's but its `PATH` and language.
-    pub(super) fn environment(&self, script: &Script, job_id: &str) -> io::Result<Vec<(String, String)>> {
+    /// The script's whole environment: nothing of the runner's but its `PATH` and language. The fence comes last: no variable
+    /// of the job may stand in its place.
+    pub(super) fn environment(
+        &self,
+        script: &Script,
+        job_id: &str,
+        fence: Option<u64>,
+    ) -> io::Result<Vec<(String, String)>> {
         let own = |name: &str, value: &Path| (name.to_owned(), value.display().to_string());
         let mut environment = vec![own("HOME", &self.work()), own("TMPDIR", &self.dir.path().join("tmp"))];
         for name in ["PATH", "LANG", "LC_ALL", "TZ"] {
@@ -49,6 +55,7 @@ impl Scratch {
         for (index, variable) in script.variables.iter().enumerate() {
             environment.push((variable.key.clone(), self.value(index, variable)?));
         }
+        environment.extend(fence.map(|fence| ("JOBGATE_FENCE".to_owned(), fence.to_string())));
         Ok(environment)
     }
 
@@ -113,7 +120,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(parent.path()).unwrap();
         let script = "payload: {script: [a], variables: {../../KEY: {value: v, file: true}}}".parse().unwrap();
-        let environment = scratch.environment(&script, "7").unwrap();
+        let environment = scratch.environment(&script, "7", None).unwrap();
         let (_, path) = environment.iter().find(|(key, _)| key == "../../KEY").unwrap();
         assert_eq!(fs::read_to_string(path).unwrap(), "v");
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);

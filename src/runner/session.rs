@@ -37,6 +37,9 @@ const DISPLACED: Duration = Duration::from_secs(60);
 /// Messages on their way out before output waits.
 const OUTGOING: usize = 64;
 
+/// A job that prints nothing for so long is said to live. The router drops one that it does not hear of for 30 min.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// A router that makes us say more than this without listening is not well.
 const MAX_UNSENT: usize = 10_000;
 
@@ -182,6 +185,7 @@ impl Session {
                 }
                 incoming = stream.incoming.message() => match incoming {
                     Ok(Some(message)) => {
+                        tell(&message);
                         let effects = self.leases.message(message, Instant::now());
                         self.perform(effects);
                     }
@@ -254,12 +258,13 @@ impl Session {
         for effect in effects {
             match effect {
                 Effect::Send(message) => self.outbox.push_back(message),
-                Effect::Run { key, script, timeout } => {
+                Effect::Run { key, script, timeout, fence } => {
                     tracing::info!(job = %key.job_id, lease = key.lease, "job accepted");
                     let stop = CancellationToken::new();
                     self.stops.insert(key.clone(), stop.clone());
                     let (scratch, events) = (self.runner.scratch.clone(), self.report.clone());
-                    self.jobs.spawn(Execution { key, script, timeout, scratch, stop, events }.run());
+                    let execution = Execution { key, script, timeout, fence, quiet: QUIET, scratch, stop, events };
+                    self.jobs.spawn(execution.run());
                 }
                 Effect::Stop { key, why } => {
                     tracing::info!(job = %key.job_id, lease = key.lease, %why, "stopping the job");
@@ -293,7 +298,7 @@ fn open(runner: &Runner, leases: &Leases) -> impl Future<Output = Result<(Stream
         executor: "shell".to_owned(),
         capacity: runner.capacity,
         leases: leases.held(),
-        taints: Vec::new(),
+        taints: runner.taints.iter().map(|(kind, reason)| taint(kind.as_str(), reason)).collect(),
     };
     async move {
         let attempt = async {
@@ -318,6 +323,24 @@ fn open(runner: &Runner, leases: &Leases) -> impl Future<Output = Result<(Stream
             Err(_) => Err(Status::unavailable(format!("no welcome within {WELCOME:?}"))),
         }
     }
+}
+
+/// Logs what needs nothing to be done.
+fn tell(message: &GatewayMessage) {
+    match &message.message {
+        Some(gateway_message::Message::Queue(signal)) => {
+            tracing::debug!(waiting = signal.waiting, running = signal.running, "work for runners like this one");
+        }
+        Some(gateway_message::Message::Draining(_)) => {
+            tracing::info!("the router gives no new jobs; running ones go on");
+        }
+        _ => {}
+    }
+}
+
+/// As `Hello.taints` has it.
+fn taint(kind: &str, reason: &str) -> String {
+    if reason.is_empty() { kind.to_owned() } else { format!("{kind}: {reason}") }
 }
 
 /// Without a token, as a router in trial mode wants it (`runner.proto`).

@@ -98,9 +98,13 @@ impl Gateway {
     }
 
     pub fn run(&self, capacity: u32) -> Running {
+        self.run_as(|runner| runner.capacity(capacity))
+    }
+
+    pub fn run_as(&self, change: impl FnOnce(Runner) -> Runner) -> Running {
         let scratch = tempfile::tempdir().unwrap();
         let (shutdown, told) = watch::channel(Shutdown::Not);
-        let runner = Runner::new(self.connection(), "shell-1").capacity(capacity).scratch(scratch.path());
+        let runner = change(Runner::new(self.connection(), "shell-1")).scratch(scratch.path());
         Running { shutdown, task: tokio::spawn(runner.run(told)), scratch }
     }
 
@@ -141,8 +145,14 @@ impl Peer {
     }
 
     pub async fn assign(&self, job_id: &str, lease: u64, document: impl Into<String>) {
+        self.assign_under(None, job_id, lease, document).await;
+    }
+
+    /// Under a leadership of this number.
+    pub async fn assign_under(&self, fence: Option<u64>, job_id: &str, lease: u64, document: impl Into<String>) {
         let document = document.into().into();
-        self.say(ToRunner::Assign(Assign { job_id: job_id.to_owned(), lease, document, timeout: None })).await;
+        let assign = Assign { job_id: job_id.to_owned(), lease, document, timeout: None, fence };
+        self.say(ToRunner::Assign(assign)).await;
     }
 
     /// A native document of these lines.

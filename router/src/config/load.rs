@@ -6,17 +6,20 @@ use std::{
     time::Duration,
 };
 
-use jobgate_yaml::{Document, Fault, Faults, Fields, Limits, Node, Place, Reader, Source};
+use jobgate_yaml::{Document, Fault, Faults, Limits, Node, Place, Reader, Source};
 
 use super::{
     Config, ControllerKind, DecisionLog, NoControllers, Secret, ServerTls,
     controllers::read_controller,
     runners::{read_runner, read_token},
+    scheduling::{read_priority, read_runner_group, read_weight},
 };
 use crate::path::Scope;
 
 /// Longest `admission_timeout`: GitLab's own poll ends after 50 s, and a runner must have its answer well before.
 const LONGEST_ADMISSION: Duration = Duration::from_secs(25);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Config {
     /// Reads and checks a configuration file; paths in it are relative to it.
@@ -57,12 +60,17 @@ impl<'a, 's> Loader<'a, 's> {
         let insecure = fields.take("insecure").map_or(Some(false), |node| self.reader.boolean(node));
         let state = fields.take("state").map_or(Some(self.folder.join("jobgate-data")), |node| self.path(node));
         let admission_timeout = self.span_or(&mut fields, "admission_timeout", 10, LONGEST_ADMISSION);
-        let admission_ttl = self.span_or(&mut fields, "admission_ttl", 600, Duration::from_secs(24 * 3600));
+        let admission_ttl = self.span_or(&mut fields, "admission_ttl", 600, DAY);
         let no_controllers = fields.take("no_controllers").map_or(Some(NoControllers::Admit), |node| {
             self.reader.choice(node, &[("admit", NoControllers::Admit), ("reject", NoControllers::Reject)])
         });
         let max_jobs = fields.take("max_jobs").map_or(Some(100_000), |node| self.reader.integer(node, 1..=10_000_000));
         let decision_log = fields.take("decision_log").map(|node| self.decision_log(node));
+        let retention =
+            fields.take("retention").map_or(Some(30 * DAY), |node| self.span_within(node, HOUR..=3650 * DAY));
+        let spillover_hold = fields
+            .take("spillover_hold")
+            .map_or(Some(Duration::from_secs(30)), |node| self.span_within(node, Duration::ZERO..=HOUR));
         if let Some(node) = fields.take("gitlab") {
             let help = "this version serves its own queue; remove `gitlab` until the version that stands before GitLab";
             self.reader.fault_with_help(node.place, "`gitlab` is not supported by this version", help);
@@ -70,6 +78,9 @@ impl<'a, 's> Loader<'a, 's> {
         let controllers = self.each(fields.take("controllers"), |node| read_controller(self, node));
         let runners = self.each(fields.take("runners"), |node| read_runner(self, node));
         let tokens = self.each(fields.take("tokens"), |node| read_token(self, node));
+        let runner_groups = self.each(fields.take("runner_groups"), |node| read_runner_group(self, node));
+        let priorities = self.each(fields.take("priorities"), |node| read_priority(self, node));
+        let fairness = self.each(fields.take("fairness"), |node| read_weight(self, node));
         fields.finish();
 
         // From here on everything is checked together; what could not be read has its fault already.
@@ -89,6 +100,10 @@ impl<'a, 's> Loader<'a, 's> {
         self.unique("token", tokens.iter().map(|(config, place)| (&*config.name, *place)));
         self.runner_scopes(&controllers, &runners);
         self.distinct_tokens(&controllers, &runners, &tokens);
+        // Where the groups themselves have faults, a name that is not among them says nothing.
+        let runner_groups = runner_groups?;
+        self.unique("runner group", runner_groups.iter().map(|(config, place)| (&*config.name, *place)));
+        self.runner_groups(&runners, &runner_groups);
         let config = Config {
             listen,
             external_url,
@@ -103,11 +118,11 @@ impl<'a, 's> Loader<'a, 's> {
             controllers: controllers.into_iter().map(|(config, _)| Arc::new(config)).collect(),
             runners: runners.into_iter().map(|(config, _)| Arc::new(config)).collect(),
             tokens: tokens.into_iter().map(|(config, _)| config).collect(),
-            runner_groups: Vec::new(),
-            priorities: Arc::default(),
-            fairness: Arc::default(),
-            spillover_hold: Duration::from_secs(30),
-            retention: Duration::from_secs(30 * 24 * 3600),
+            runner_groups: runner_groups.into_iter().map(|(config, _)| config).collect(),
+            priorities: priorities?.into_iter().map(|(rule, _)| rule).collect(),
+            fairness: fairness?.into_iter().map(|(rule, _)| rule).collect(),
+            spillover_hold: spillover_hold?,
+            retention: retention?,
         };
         self.exposure(&config, listen_place);
         Some(config)
@@ -305,49 +320,8 @@ impl<'a, 's> Loader<'a, 's> {
             keep: usize::try_from(keep?).ok()?,
         })
     }
-
-    fn span_or(
-        &self,
-        fields: &mut Fields<'_, '_, '_>,
-        key: &'static str,
-        seconds: u64,
-        most: Duration,
-    ) -> Option<Duration> {
-        fields.take(key).map_or(Some(Duration::from_secs(seconds)), |node| self.span(node, most))
-    }
-
-    /// A length of time: `500ms`, `2s`, `10m`, `1h`.
-    pub(super) fn span(&self, node: &Node, most: Duration) -> Option<Duration> {
-        let text = self.reader.string(node)?;
-        let Some(span) = parse_span(text) else {
-            self.reader.fault_with_help(
-                node.place,
-                format!("`{text}` is not a length of time"),
-                "as `500ms`, `2s`, `10m`, `1h`",
-            );
-            return None;
-        };
-        if span.is_zero() || span > most {
-            let help = format!("more than nothing, and at most {} s", most.as_secs());
-            self.reader.fault_with_help(node.place, format!("`{text}` is out of range"), help);
-            return None;
-        }
-        Some(span)
-    }
 }
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7400))
-}
-
-fn parse_span(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let number: u64 = text[..digits].parse().ok()?;
-    match &text[digits..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "m" => number.checked_mul(60).map(Duration::from_secs),
-        "h" => number.checked_mul(3600).map(Duration::from_secs),
-        _ => None,
-    }
 }

@@ -3,7 +3,9 @@
 mod controllers;
 mod load;
 mod runners;
+mod scheduling;
 mod secret;
+mod span;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +16,7 @@ use jobgate_sdk::RunnerType;
 pub use secret::Secret;
 
 use crate::{
-    glob::ProjectGlob,
+    glob::{ProjectGlob, TextGlob},
     path::{GroupPath, ProjectPath, Scope},
     view::Expose,
 };
@@ -77,9 +79,9 @@ pub struct PriorityRule {
     /// Projects, as globs.
     pub projects: Vec<ProjectGlob>,
     /// Environments the job deploys to, as globs. What GitLab hands out has them as a claim.
-    pub environments: Vec<ProjectGlob>,
+    pub environments: Vec<TextGlob>,
     /// Refs, as globs.
-    pub refs: Vec<ProjectGlob>,
+    pub refs: Vec<TextGlob>,
     /// What started the pipeline: `push`, `schedule` … A claim where GitLab hands it out.
     pub sources: Vec<String>,
     /// Only jobs of protected refs, or of unprotected ones.

@@ -23,6 +23,7 @@ pub(super) fn read_runner(loader: &Loader<'_, '_>, node: &Node) -> Option<Runner
     let run_untagged = fields.take("run_untagged").map(|node| reader.boolean(node));
     let protected = fields.take("protected").map_or(Some(false), |node| reader.boolean(node));
     let priority = fields.take("priority").map_or(Some(0), |node| reader.integer(node, -1000..=1000));
+    let group = fields.take("group").map(|node| loader.identifier(node));
     fields.finish();
 
     let (kind, tags) = (kind?, tags?);
@@ -42,7 +43,7 @@ pub(super) fn read_runner(loader: &Loader<'_, '_>, node: &Node) -> Option<Runner
         run_untagged,
         protected: protected?,
         priority: i32::try_from(priority?).ok()?,
-        group: None,
+        group: group.map_or(Some(None), |name| name.map(|name| Some(name.into())))?,
     })
 }
 

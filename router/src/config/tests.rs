@@ -170,6 +170,106 @@ fn a_controller_beyond_loopback_needs_tls_or_to_be_told() {
 }
 
 #[test]
+fn scheduling_is_read() {
+    let config = folder().good(
+        r#"
+retention: 720h
+spillover_hold: 0s
+runner_groups:
+  - { name: deployers, single_leader: true }
+  - { name: builders }
+runners:
+  - { name: d-1, token_file: a.token, group: deployers }
+  - { name: free, token_file: b.token }
+priorities:
+  - { class: 10, environments: [production, "eu/*"], protected: true }
+  - { class: -5, sources: schedule, refs: ["release (é)/**"] }
+  - { projects: ["acme/**"] }
+fairness:
+  - { projects: ["acme/**", other/x], weight: 3 }
+"#,
+    );
+    assert_eq!(config.retention, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.spillover_hold, Duration::ZERO, "at once");
+    let groups: Vec<_> = config.runner_groups.iter().map(|group| (&*group.name, group.single_leader)).collect();
+    assert_eq!(groups, [("deployers", true), ("builders", false)]);
+    assert_eq!(config.runners[0].group.as_deref(), Some("deployers"));
+    assert_eq!(config.runners[1].group, None);
+    let classes: Vec<_> = config.priorities.iter().map(|rule| rule.class).collect();
+    assert_eq!(classes, [10, -5, 0], "in the order of the file");
+    assert_eq!(config.priorities[0].protected, Some(true));
+    assert!(config.priorities[0].environments[1].matches("eu/west"));
+    assert_eq!(config.priorities[1].sources, ["schedule"]);
+    assert!(config.fairness[0].projects[1].matches("other/x"));
+    assert_eq!(config.fairness[0].weight, 3);
+
+    let config = folder().good("retention: 30d\nspillover_hold: 1h\n");
+    assert_eq!((config.retention, config.spillover_hold), (Duration::from_secs(2_592_000), Duration::from_secs(3600)));
+    let config = folder().good("{}");
+    assert_eq!((config.retention, config.spillover_hold), (Duration::from_secs(2_592_000), Duration::from_secs(30)));
+    assert!(config.priorities.is_empty() && config.fairness.is_empty() && config.runner_groups.is_empty());
+}
+
+#[test]
+fn every_fault_of_scheduling_has_its_place() {
+    let faults = folder().faults(
+        r#"retention: 59m
+spillover_hold: 61m
+runner_groups:
+  - { name: deployers, single_leader: true }
+  - { name: deployers }
+  - { name: builders, single_leaders: true }
+runners:
+  - { name: d-1, token_file: a.token, group: deployer }
+priorities:
+  - { class: 101, projects: ["acme/**"] }
+  - { class: 10 }
+  - { class: 1, environment: [production] }
+  - { class: 1, environments: [] }
+  - { class: 1, refs: [""], sources: ["merge request"] }
+  - { class: 1, projects: ["acme[x]"], protected: perhaps }
+fairness:
+  - { weight: 0 }
+  - { projects: ["acme[y]"], weight: 1001 }
+  - { projects: ["acme/**"] }
+"#,
+    );
+    for expected in [
+        "jobgate.yaml:1:12: `59m` is out of range",
+        "from `1h` to `3650d`",
+        "jobgate.yaml:2:17: `61m` is out of range",
+        "from `0s` to `1h`",
+        "jobgate.yaml:6:23: unknown key `single_leaders`; did you mean `single_leader`?",
+        "jobgate.yaml:10:14: 101 is not within -100 to 100",
+        "jobgate.yaml:11:5: a priority rule without a matcher would fit every job",
+        "add one of `projects`, `environments`, `refs`, `sources`, `protected`",
+        "jobgate.yaml:12:17: unknown key `environment`; did you mean `environments`?",
+        "jobgate.yaml:13:31: `environments` is empty: no job would fit",
+        "jobgate.yaml:14:24: `` is not a glob",
+        "`merge request` is not a source of pipelines",
+        "jobgate.yaml:15:28: `acme[x]` is not a glob over project paths",
+        "expected true or false, found text",
+        "jobgate.yaml:17:5: an entry of `fairness` needs `projects`",
+        "0 is not within 1 to 1000",
+        "`acme[y]` is not a glob over project paths",
+        "1001 is not within 1 to 1000",
+        "jobgate.yaml:19:5: an entry of `fairness` needs `weight`",
+    ] {
+        assert!(faults.contains(expected), "missing: {expected}\nin:\n{faults}");
+    }
+    // Once each group can be read, names are compared.
+    let faults = folder().faults(
+        "runner_groups:\n  - { name: deployers }\n  - { name: deployers }\nrunners:\n  \
+         - { name: d-1, token_file: a.token, group: deployer }\n",
+    );
+    let expected = "jobgate.yaml:5:5: runner `d-1`: there is no runner group `deployer`; did you mean `deployers`?";
+    assert!(faults.contains(expected), "{faults}");
+    assert!(faults.contains("there are two runner groups named `deployers` (the other is in line 2)"), "{faults}");
+    let faults = folder().faults("runners:\n  - { name: d-1, token_file: a.token, group: builders }\n");
+    assert!(faults.contains("there is no runner group `builders`\n"), "{faults}");
+}
+
+#[test]
 fn secrets_do_not_print() {
     let folder = folder();
     let config = folder.good(

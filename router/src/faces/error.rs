@@ -27,6 +27,8 @@ pub(super) enum Kind {
     MethodNotAllowed,
     KeyReused,
     AlreadyFinished,
+    NotInGroup,
+    NotSingleLeader,
     TooLarge,
     UnsupportedMediaType,
     QueueFull,
@@ -46,6 +48,8 @@ impl Kind {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", Code::Unimplemented),
             Self::KeyReused => (StatusCode::CONFLICT, "idempotency_key_reused", Code::AlreadyExists),
             Self::AlreadyFinished => (StatusCode::CONFLICT, "already_finished", Code::FailedPrecondition),
+            Self::NotInGroup => (StatusCode::CONFLICT, "not_in_group", Code::FailedPrecondition),
+            Self::NotSingleLeader => (StatusCode::CONFLICT, "not_single_leader", Code::FailedPrecondition),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", Code::InvalidArgument),
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", Code::InvalidArgument)
@@ -160,6 +164,9 @@ impl From<CoreError> for ApiError {
             CoreError::QueueFull { .. } => Kind::QueueFull,
             CoreError::KeyReused => Kind::KeyReused,
             CoreError::AlreadyFinished(_) => Kind::AlreadyFinished,
+            CoreError::NoSuchRunner(_) | CoreError::NoSuchRunnerGroup(_) => Kind::NotFound,
+            CoreError::NotInGroup { .. } => Kind::NotInGroup,
+            CoreError::NotSingleLeader(_) => Kind::NotSingleLeader,
             _ => Kind::Invalid,
         };
         Self::new(kind, error.to_string())

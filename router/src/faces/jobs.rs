@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     decision::Decision,
-    handle::{Handle, IdempotencyKey, JobFilter, JobPage},
+    handle::{Handle, IdempotencyKey, JobDetails, JobFilter, JobPage},
     intake::jobs_from_documents,
     job::{JobId, JobRecord, JobState, NewJob},
     path::ProjectPath,
@@ -89,6 +89,18 @@ impl Jobs {
         require(caller, Right::Submit)?;
         let job = self.visible(caller, id).await?;
         Ok(self.handle.cancel(&job.id, caller.name()).await?)
+    }
+
+    /// A job, what happened to it, and what it waits for.
+    pub(super) async fn explain(&self, caller: &Caller, id: &str) -> Result<JobDetails, ApiError> {
+        require(caller, Right::Read)?;
+        let job = self.visible(caller, id).await?;
+        let mut details = self.handle.explain(&job.id).await?;
+        if let Some(waits) = details.waits.as_mut().filter(|_| !caller.may(Right::Overview)) {
+            // Runners of other owners are none of this project's business.
+            waits.groups.retain(|obstacle| obstacle.what != "owner");
+        }
+        Ok(details)
     }
 
     /// A page of the jobs that the caller may see. It may hold fewer than asked for and still not be the last.

@@ -1,5 +1,7 @@
 //! What the router counts, as Prometheus reads it.
 
+mod queue;
+
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -12,6 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use self::queue::QueueGauges;
 use super::ControllerStatus;
 use crate::handle::{QueueStatus, RunnerStatus};
 
@@ -52,6 +55,7 @@ struct Scraped {
     policies: Family<Policy, Gauge>,
     stale: Family<OfController, Gauge>,
     runners: Family<OfRunner, Gauge>,
+    queue: QueueGauges,
     ready: Gauge,
 }
 
@@ -228,6 +232,7 @@ impl Scraped {
             self.stale.clone(),
         );
         to.register("runner_streams", "Attached streams of a runner", self.runners.clone());
+        self.queue.register(to);
         to.register("ready", "1 when the router is ready", self.ready.clone());
     }
 
@@ -239,6 +244,7 @@ impl Scraped {
         }
         self.oldest_wait.set(now.queue.oldest_wait_seconds.map_or(0, signed));
         self.free_slots.set(signed(now.queue.free_slots));
+        self.queue.set(&now.queue, &now.runners);
         self.controllers.clear();
         self.policies.clear();
         self.stale.clear();

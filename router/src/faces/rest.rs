@@ -1,5 +1,7 @@
 //! REST: `/v1/*`, and what answers on other paths.
 
+mod body;
+mod operate;
 mod query;
 
 use std::sync::Arc;
@@ -12,9 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jobgate_proto::job::v1 as wire;
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     decision::Decision,
-    handle::{QueueStatus, RunnerStatus},
+    handle::{JobDetails, JobEvent, QueueStatus, RunnerStatus, Waits},
     job::JobState,
 };
 
@@ -54,6 +54,14 @@ struct Runners {
     runners: Vec<RunnerStatus>,
 }
 
+#[derive(Serialize)]
+struct Explained {
+    job: wire::JobRecord,
+    events: Vec<JobEvent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<Waits>,
+}
+
 type Answer<T> = Result<Json<T>, ApiError>;
 
 pub(super) fn routes(rest: Rest) -> Router {
@@ -61,9 +69,15 @@ pub(super) fn routes(rest: Rest) -> Router {
         .route("/v1/jobs", post(submit).get(list))
         .route("/v1/jobs/{id}", get(job))
         .route("/v1/jobs/{id}/cancel", post(cancel))
+        .route("/v1/jobs/{id}/explain", get(explain))
         .route("/v1/decisions", get(decisions))
         .route("/v1/controllers", get(controllers))
         .route("/v1/runners", get(runners))
+        .route("/v1/runners/{name}/taint", post(operate::taint))
+        .route("/v1/runners/{name}/untaint", post(operate::untaint))
+        .route("/v1/runners/{name}/drain", post(operate::drain))
+        .route("/v1/runner-groups/{group}/pin", post(operate::pin))
+        .route("/v1/runner-groups/{group}/unpin", post(operate::unpin))
         .route("/v1/queue", get(queue))
         .route("/api/v4/{*rest}", any(gitlab))
         .method_not_allowed_fallback(wrong_method)
@@ -105,9 +119,12 @@ async fn submit(
 ) -> Result<Response, ApiError> {
     require(&caller, Right::Submit)?;
     Pairs::read(&uri, &[])?;
-    media_type(&headers)?;
+    body::media_type(&headers, "job documents")?;
     let key = idempotency_key(&headers)?;
-    let documents = read_body(&rest.jobs, &headers, body).await?;
+    let documents = body::read(&headers, body, rest.jobs.document_bytes()).await.map_err(|error| match error {
+        body::Unread::TooLarge => rest.jobs.too_large(),
+        body::Unread::Broken => body::broken(),
+    })?;
     let jobs = rest.jobs.submit(&caller, documents, &key).await?;
     let jobs = jobs
         .into_iter()
@@ -159,6 +176,17 @@ async fn cancel(
     Ok(Json((&*job).into()))
 }
 
+async fn explain(
+    State(rest): State<Rest>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    uri: Uri,
+) -> Answer<Explained> {
+    Pairs::read(&uri, &[])?;
+    let JobDetails { job, events, waits } = rest.jobs.explain(&caller, &id).await?;
+    Ok(Json(Explained { job: (&*job).into(), events, waits }))
+}
+
 async fn decisions(State(rest): State<Rest>, Extension(caller): Extension<Caller>, uri: Uri) -> Answer<Decisions> {
     let pairs = Pairs::read(&uri, &["job", "limit"])?;
     let decisions = rest.jobs.decisions(&caller, pairs.one("job")?, pairs.number("limit")?).await?;
@@ -183,18 +211,6 @@ async fn queue(State(rest): State<Rest>, Extension(caller): Extension<Caller>, u
     Ok(Json(rest.jobs.handle.queue().await?))
 }
 
-/// Forms and plain text are what a web page can send without being asked; they are refused.
-fn media_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    const TAKEN: [&str; 5] = ["application/json", "application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"];
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if TAKEN.contains(&&*essence) {
-        return Ok(());
-    }
-    let message = format!("job documents are `application/json` or `application/yaml`, not `{}`", shown(&essence));
-    Err(ApiError::new(Kind::UnsupportedMediaType, message))
-}
-
 fn idempotency_key(headers: &HeaderMap) -> Result<String, ApiError> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let key = match (values.next(), values.next()) {
@@ -206,17 +222,4 @@ fn idempotency_key(headers: &HeaderMap) -> Result<String, ApiError> {
         return Err(ApiError::invalid("`Idempotency-Key` is 1 to 255 characters of ASCII"));
     }
     Ok(key.to_owned())
-}
-
-async fn read_body(jobs: &Jobs, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let limit = jobs.document_bytes();
-    let said = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if said.is_some_and(|length| length > limit as u64) {
-        return Err(jobs.too_large());
-    }
-    match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(jobs.too_large()),
-        Err(_) => Err(ApiError::invalid("the request ended before its body did")),
-    }
 }

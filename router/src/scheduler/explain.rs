@@ -68,6 +68,10 @@ impl Scheduler {
         let (why, text) = match found.first() {
             None => ("no_matching_runner", "no runner is configured or attached".to_owned()),
             Some(((0, _), nearest)) => (nearest.what, nearest.text.clone()),
+            // Whose other runners are is not told to everybody who may see the job.
+            Some((_, nearest)) if nearest.what == "owner" => {
+                ("no_matching_runner", "no runner takes jobs of this project".to_owned())
+            }
             Some((_, nearest)) => {
                 let names = nearest.runners.iter().map(|name| &**name).collect::<Vec<_>>().join(", ");
                 ("no_matching_runner", format!("no runner can take it; nearest are {names}: {}", nearest.text))

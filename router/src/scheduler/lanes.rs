@@ -15,7 +15,7 @@ use super::{
     session::RunnerKind,
     timers::{Timer, Timers},
 };
-use crate::{chain::ChainVersion, config::WeightRule, path::ProjectPath};
+use crate::{chain::ChainVersion, config::WeightRule, path::ProjectPath, priority::weight_of};
 
 /// Age raises a job by one class in so long (design, section 8).
 const CLASS_STEP: Duration = Duration::from_secs(600);
@@ -453,6 +453,5 @@ impl Project {
 }
 
 fn weight(weights: &[WeightRule], path: &ProjectPath) -> u64 {
-    let fits = |rule: &&WeightRule| rule.projects.iter().any(|glob| glob.matches(path.as_str()));
-    weights.iter().find(fits).map_or(1, |rule| u64::from(rule.weight.max(1)))
+    u64::from(weight_of(weights, path).max(1))
 }

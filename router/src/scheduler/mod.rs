@@ -12,6 +12,8 @@
 //! | `restore` | rows of the store, written and read back |
 //! | `look`, `explain` | what people see |
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod explain;
 mod fingerprint;
 mod groups;

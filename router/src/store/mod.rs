@@ -1,13 +1,17 @@
 //! Where state is kept. The router speaks to it through [`Store`]; what is written are [`Batch`]es, what is read back at a
 //! start is [`Restored`].
 
-mod row;
+mod disk;
+pub(crate) mod row;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
+#[doc(hidden)]
+pub use disk::fuzz_store_frame;
+pub use disk::{CheckReport, DiskOptions, DiskStore, Fault, OpenError, Repair, Repairs, check};
 pub use row::{DocumentRef, EventRow, JobRow};
 
 use crate::{

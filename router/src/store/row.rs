@@ -195,3 +195,35 @@ impl JobRow {
 fn state_from_wire(number: i32) -> Option<JobState> {
     JobState::ALL.into_iter().find(|state| wire::JobState::from(*state) as i32 == number)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_a_record_or_says_why_not() {
+        let row = JobRow {
+            id: "1".to_owned(),
+            project: "acme/x".to_owned(),
+            state: wire::JobState::Failed.into(),
+            submitted_at: 1_800_000_000_000_000,
+            lease: Some(7),
+            exit_code: Some(-1),
+            events: vec![EventRow { time: 5, state: wire::JobState::Running.into(), text: "started".to_owned() }],
+            ..JobRow::default()
+        };
+        let record = row.record().unwrap();
+        assert_eq!((record.state, record.lease, record.exit_code), (JobState::Failed, Some(Lease(7)), Some(-1)));
+        assert_eq!(record.submitted_at.as_microsecond(), row.submitted_at);
+        let events = row.events();
+        assert_eq!((events.len(), events[0].state, &*events[0].text), (1, JobState::Running, "started"));
+        for (broken, what) in [
+            (JobRow { state: 0, ..row.clone() }, "an unknown state"),
+            (JobRow { project: "../x".to_owned(), ..row.clone() }, "a project path"),
+            (JobRow { started_at: Some(i64::MAX), ..row.clone() }, "a time out of range"),
+        ] {
+            let error = broken.record().unwrap_err().to_string();
+            assert!(error.contains("job 1") && error.contains(what), "{error}");
+        }
+    }
+}

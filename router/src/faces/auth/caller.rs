@@ -28,6 +28,8 @@ pub(in crate::faces) enum Right {
     Read,
     /// Look at what is nobody's job: controllers, runners, the queue. Who may read all projects may, and who may operate.
     Overview,
+    /// Taint, pin and drain runners. They are everybody's, so a token that is for some projects only may not.
+    Operate,
 }
 
 /// An attaching runner: the one whose token it has.
@@ -57,6 +59,7 @@ impl Caller {
             Right::Submit => self.0.submit,
             Right::Read => self.0.read,
             Right::Overview => self.0.operate || (self.0.read && self.sees_all()),
+            Right::Operate => self.0.operate && self.sees_all(),
         }
     }
 
@@ -76,6 +79,7 @@ impl Right {
             Self::Submit => "this token may not submit or cancel jobs: it needs `submit`",
             Self::Read => "this token may not look at jobs: it needs `read`",
             Self::Overview => "this is about all projects: the token needs `operate`, or `read` without `projects`",
+            Self::Operate => "this is about runners of all projects: the token needs `operate`, without `projects`",
         }
     }
 }

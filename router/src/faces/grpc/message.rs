@@ -1,12 +1,12 @@
 //! Messages of native runners, checked and in our own words.
 
 use jobgate_proto::runner::v1::{self as wire, runner_message::Message};
-use prost_types::Duration;
+use prost_types::{Duration, Timestamp};
 use tonic::Status;
 
 use crate::{
     faces::auth::RunnerIdentity,
-    handle::{self, JobResult, RunnerEvent, RunnerHello, RunnerOrder},
+    handle::{self, JobResult, QueueSignal, RunnerEvent, RunnerHello, RunnerOrder, TaintKind},
     job::{JobId, JobState, Lease},
 };
 
@@ -18,6 +18,8 @@ const MOST_JOBS: u32 = 10_000;
 const MOST_LEASES: usize = MOST_JOBS as usize;
 /// Reasons one stream may give to keep jobs away.
 const MOST_TAINTS: usize = 32;
+/// Longest reason of a taint, in characters.
+const LONGEST_TAINT: usize = 200;
 /// Largest piece of output, in bytes.
 const LARGEST_OUTPUT: usize = 64 * 1024;
 /// Longest reason kept, in bytes.
@@ -37,9 +39,6 @@ pub(super) fn hello(identity: &RunnerIdentity, message: wire::RunnerMessage) -> 
     if taints.len() > MOST_TAINTS {
         return Err(Status::invalid_argument(format!("hello: at most {MOST_TAINTS} taints")));
     }
-    for taint in taints {
-        word("taints", taint)?;
-    }
     Ok(RunnerHello {
         runner: identity.0.clone(),
         system_id,
@@ -48,7 +47,7 @@ pub(super) fn hello(identity: &RunnerIdentity, message: wire::RunnerMessage) -> 
         executor: word("executor", executor)?,
         capacity,
         leases: held(leases)?,
-        taints: Vec::new(),
+        taints: taints.iter().map(|text| taint(text)).collect::<Result<_, _>>()?,
     })
 }
 
@@ -83,11 +82,12 @@ pub(super) fn event(message: wire::RunnerMessage) -> Result<Option<RunnerEvent>,
 pub(super) fn order(order: RunnerOrder) -> Result<wire::GatewayMessage, Status> {
     use wire::gateway_message::Message;
     let message = match order {
-        RunnerOrder::Assign { job, lease, document, timeout_seconds, fence: _ } => Message::Assign(wire::Assign {
+        RunnerOrder::Assign { job, lease, document, timeout_seconds, fence } => Message::Assign(wire::Assign {
             job_id: job.to_string(),
             lease: lease.0,
             document,
             timeout: timeout_seconds.map(|seconds| Duration { seconds, nanos: 0 }),
+            fence,
         }),
         RunnerOrder::Cancel(job, lease, reason) => {
             Message::Cancel(wire::Cancel { job_id: job.to_string(), lease: lease.0, reason })
@@ -95,19 +95,20 @@ pub(super) fn order(order: RunnerOrder) -> Result<wire::GatewayMessage, Status> 
         RunnerOrder::Recorded(job, lease) => {
             Message::Recorded(wire::Recorded { job_id: job.to_string(), lease: lease.0 })
         }
-        RunnerOrder::Queue(signal) => Message::Queue(wire::QueueSignal {
-            waiting: signal.waiting,
-            running: signal.running,
-            oldest_wait: signal.oldest.and_then(|since| {
-                std::time::Duration::try_from(signal.time.duration_since(since)).ok()?.try_into().ok()
-            }),
-            capacity: signal.capacity,
-        }),
+        RunnerOrder::Queue(signal) => Message::Queue(queue(&signal)),
         RunnerOrder::Heartbeat => Message::Heartbeat(wire::Heartbeat { leases: Vec::new() }),
         RunnerOrder::Drain => Message::Draining(wire::Draining {}),
         RunnerOrder::End(error) => return Err(super::runner::ended(&error)),
     };
     Ok(wire::GatewayMessage { message: Some(message) })
+}
+
+fn queue(signal: &QueueSignal) -> wire::QueueSignal {
+    let QueueSignal { waiting, running, oldest, capacity, time } = *signal;
+    let oldest = oldest.map(|since| time.duration_since(since).max(jiff::SignedDuration::ZERO));
+    let oldest_wait = oldest.map(|wait| Duration { seconds: wait.as_secs(), nanos: wait.subsec_nanos() });
+    let time = Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() };
+    wire::QueueSignal { waiting, running, oldest_wait, capacity, time: Some(time) }
 }
 
 fn finished(finished: wire::Finished) -> Result<RunnerEvent, Status> {
@@ -140,6 +141,20 @@ fn job(id: String) -> Result<JobId, Status> {
     Ok(JobId::new(id))
 }
 
+/// `leadership` or `jobs`, with or without `: ` and a reason.
+fn taint(text: &str) -> Result<(TaintKind, String), Status> {
+    let (kind, reason) = text.split_once(": ").unwrap_or((text, ""));
+    let Some(kind) = TaintKind::parse(kind) else {
+        let message = "hello: a taint is `leadership` or `jobs`, with or without `: ` and a reason";
+        return Err(Status::invalid_argument(message));
+    };
+    if reason.chars().count() > LONGEST_TAINT || reason.chars().any(char::is_control) {
+        let message = format!("hello: the reason of a taint is one line of at most {LONGEST_TAINT} characters");
+        return Err(Status::invalid_argument(message));
+    }
+    Ok((kind, reason.trim().to_owned()))
+}
+
 /// A short printable text, `None` when it is empty.
 fn word(name: &str, text: String) -> Result<Option<String>, Status> {
     if text.chars().count() > LONGEST_WORD || text.chars().any(char::is_control) {
@@ -159,4 +174,53 @@ fn line(text: &str) -> String {
         line.push(c);
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taint_is_one_of_two_words_and_perhaps_a_reason() {
+        let good = |text: &str| taint(text).unwrap();
+        assert_eq!(good("leadership"), (TaintKind::Leadership, String::new()));
+        assert_eq!(good("jobs: disk: 99 % full"), (TaintKind::Jobs, "disk: 99 % full".to_owned()));
+        let long = "é".repeat(200);
+        assert_eq!(good(&format!("jobs: {long}")).1, long);
+        for bad in ["", "job", "Jobs", "jobs:x", "jobs :x", "all: x", "disk is full"] {
+            let status = taint(bad).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            assert!(status.message().contains("`leadership` or `jobs`"), "{bad}: {status}");
+        }
+        for bad in [format!("jobs: {long}é"), "jobs: a\nb".to_owned(), "jobs: \u{1b}[31m".to_owned()] {
+            let status = taint(&bad).unwrap_err();
+            assert!(status.message().contains("at most 200 characters"), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_signal_says_how_long_the_oldest_waits_and_when_this_was_so() {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let time = at("2026-11-25T10:00:02.5Z");
+        let signal =
+            QueueSignal { waiting: 3, running: 2, oldest: Some(at("2026-11-25T10:00:00.25Z")), capacity: 4, time };
+        let said = queue(&signal);
+        assert_eq!((said.waiting, said.running, said.capacity), (3, 2, 4));
+        assert_eq!(said.oldest_wait, Some(Duration { seconds: 2, nanos: 250_000_000 }));
+        assert_eq!(said.time, Some(Timestamp { seconds: time.as_second(), nanos: 500_000_000 }));
+        assert_eq!(queue(&QueueSignal { oldest: None, ..signal.clone() }).oldest_wait, None);
+        let ahead = queue(&QueueSignal { oldest: Some(at("2026-11-25T10:00:09Z")), ..signal });
+        assert_eq!(ahead.oldest_wait, Some(Duration::default()), "a clock that went back makes no negative wait");
+    }
+
+    #[test]
+    fn the_fence_goes_with_the_job() {
+        let assign = |fence| {
+            let (job, lease, document) = (JobId::new("1"), Lease(7), bytes::Bytes::new());
+            let said = order(RunnerOrder::Assign { job, lease, document, timeout_seconds: None, fence }).unwrap();
+            let Some(wire::gateway_message::Message::Assign(assign)) = said.message else { panic!("{said:?}") };
+            assign.fence
+        };
+        assert_eq!([assign(None), assign(Some(0)), assign(Some(9))], [None, Some(0), Some(9)]);
+    }
 }

@@ -4,6 +4,7 @@ mod auth;
 mod grpc;
 mod limits;
 mod log;
+mod operate;
 mod rest;
 mod runner;
 mod support;

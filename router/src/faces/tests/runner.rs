@@ -129,6 +129,12 @@ async fn a_stream_that_breaks_the_rules_ends_and_says_why() {
             leases: vec![held("")],
             ..Default::default()
         }),
+        Message::Hello(wire::Hello {
+            system_id: "host".into(),
+            capacity: 1,
+            taints: vec!["jobs".into(), "disk is full".into()],
+            ..Default::default()
+        }),
     ] {
         let runner = Runner::opened(&world).await;
         runner.say(first.clone()).await;

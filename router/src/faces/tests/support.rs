@@ -279,7 +279,7 @@ fn config() -> Config {
     }
 }
 
-fn start_core(config: &Config) -> Running {
+pub(super) fn start_core(config: &Config) -> Running {
     let rules = Rules { no_controllers: config.no_controllers, admission_timeout: config.admission_timeout };
     core::start(core::Parts {
         chains: Chains::new(Vec::new(), rules),

@@ -64,7 +64,7 @@ fn which_property_is_lacking() {
     for (runner, tags, what, text) in [
         (runner("r", &["x"], RunnerOwner::Instance, false), vec![], "untagged", "they take no jobs without tags"),
         (runner("r", &["x"], RunnerOwner::Instance, true), vec!["x"], "protected", "jobs of protected refs only"),
-        (runner("r", &["x"], of("other"), false), vec!["x"], "owner", "they take jobs of group other only"),
+        (runner("r", &["x"], of("other"), false), vec!["x"], "owner", "no runner takes jobs of this project"),
     ] {
         let mut world = World::new(chains(vec![]));
         world.attach(&runner, 1, vec![]);
