@@ -34,7 +34,7 @@ pub struct Shape {
 }
 
 /// Jobs and commands that went through between two looks at what is to be done.
-const STEP: usize = 32;
+const STEP: usize = 8;
 /// A cycle in the machine's own time.
 const CYCLE: Duration = Duration::from_micros(20);
 /// One job in so many may go to any group.
