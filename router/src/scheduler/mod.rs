@@ -55,7 +55,7 @@ use versions::Versions;
 
 use crate::{
     admission::Conclusion,
-    chain::{ChainVersion, Chains, Part},
+    chain::{Chain, ChainVersion, Chains, Part},
     config::{RunnerConfig, RunnerGroupConfig, WeightRule},
     decision::Cause,
     handle::{CoreError, RunnerOrder, Session},
@@ -625,6 +625,11 @@ impl Scheduler {
             Phase::Routing { admission: Some(_), .. } => {}
             _ => job.rest(),
         }
+    }
+
+    /// The chain of a job of `project`, as far as `part` of it goes.
+    pub(crate) fn chain(&self, project: &ProjectPath, part: Part<'_>) -> Chain {
+        self.chains.chain(project, part, self.version(project, part))
     }
 
     /// Version of a project's chain.
