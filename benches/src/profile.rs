@@ -5,10 +5,13 @@ use std::{
     time::Duration,
 };
 
-use crate::{Result, dispatch::Ours, measure::used, pace, saturated, site::Setup, table};
+use crate::{Result, dispatch::Ours, machine, measure::used, pace, saturated, site::Setup, table};
 
 /// Jobs under `perf`: as many as go through, or 1,000 in a second.
 pub(crate) async fn run(what: &[&str]) -> Result<()> {
+    if let ["machine", runners, waiting] = what {
+        return machine::run(runners.parse()?, waiting.parse()?);
+    }
     let one_thread = what.contains(&"one-thread");
     let policy = what.contains(&"policy");
     let mut ours = Ours::start(Setup { one_thread, policy, ..Setup::default() }).await?;
