@@ -68,7 +68,8 @@ impl Core {
             return false;
         }
         let Some(job) = self.scheduler.job(id) else { return false };
-        let Content::Held { view: Ok(view), .. } = &job.content else { return false };
+        let Content::Held(held) = job.content() else { return false };
+        let Ok(view) = &held.view else { return false };
         if self.scheduler.chains().asks_on_arrival(job.project()) {
             return false;
         }
@@ -95,7 +96,7 @@ impl Core {
         chain.count(job.admissions == 1 || asks_about_runner);
         let project: Arc<str> = job.project().as_str().into();
         let asked = Asked { id, admission, project, runner, chain };
-        let content = job.content.clone();
+        let content = job.content();
         let (observer, archive) = (self.observer.clone(), self.archive.clone());
         let (draining, open) = (self.draining.clone(), self.open.token());
         self.room -= 1;
@@ -159,7 +160,7 @@ enum Unviewed {
 /// The view of a job, made from its document again if it is not at hand.
 async fn view_of(content: Content, archive: Option<Arc<dyn Archive>>, id: JobId) -> Result<Arc<View>, Unviewed> {
     match (content, archive) {
-        (Content::Held { view, .. }, _) => view.map_err(Unviewed::Contradicts),
+        (Content::Held(held), _) => held.view.clone().map_err(Unviewed::Contradicts),
         (Content::Stored(at), Some(archive)) => {
             let read = tokio::task::spawn_blocking(move || read_back(&*archive, at, &id)).await;
             read.unwrap_or_else(|_| Err(Unviewed::Unreadable("reading it broke down".to_owned())))

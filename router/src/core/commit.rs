@@ -189,7 +189,7 @@ impl Core {
         let read = |at: DocumentRef| self.archive.as_ref().map(|archive| archive.document(at));
         let gone = || crate::store::StoreError::new("it is not kept");
         match content {
-            Content::Held { document, .. } => Ok(document),
+            Content::Held(held) => Ok(held.document.clone()),
             Content::Stored(at) => read(at).unwrap_or_else(|| Err(gone())),
             Content::Gone => Err(gone()),
         }

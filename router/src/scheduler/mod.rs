@@ -559,7 +559,7 @@ impl Scheduler {
         let Some(job) = self.jobs.get_mut(slot) else { return };
         job.go(state, Phase::Finished, reason, now);
         // What it was made of is not needed any more, and may hold secrets.
-        job.content = Content::Gone;
+        job.let_go();
         job.kept = Vec::new();
         self.changed(slot);
         self.finished.push_back(slot);
