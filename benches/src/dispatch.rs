@@ -38,8 +38,8 @@ pub(crate) fn fleet_shape() -> Shape<'static> {
 }
 
 /// Times from when a job was due until a runner has it, and until its submission was answered.
-struct Turn {
-    delivered: Times,
+pub(crate) struct Turn {
+    pub(crate) delivered: Times,
     answered: Times,
 }
 
@@ -87,20 +87,20 @@ where
 }
 
 /// A router and its idle runners.
-struct Ours {
-    site: Site,
-    jobs: site::Jobs,
-    fleet: Fleet,
+pub(crate) struct Ours {
+    pub(crate) site: Site,
+    pub(crate) jobs: site::Jobs,
+    pub(crate) fleet: Fleet,
 }
 
 impl Ours {
-    async fn start(one_thread: bool) -> Result<Self> {
-        let site = Site::start(Setup { one_thread, ..Setup::default() })?;
+    pub(crate) async fn start(setup: Setup) -> Result<Self> {
+        let site = Site::start(setup)?;
         let fleet = Fleet::attach(&site.router.url(), fleet_shape()).await?;
         Ok(Self { jobs: site.jobs().await?, site, fleet })
     }
 
-    async fn turn(&mut self, rate: u64, count: u64) -> Result<Turn> {
+    pub(crate) async fn turn(&mut self, rate: u64, count: u64) -> Result<Turn> {
         let Self { jobs, fleet, .. } = self;
         let submit = |document| {
             let mut jobs = jobs.clone();
@@ -243,8 +243,8 @@ pub(crate) async fn rows(effort: Effort) -> Result<Vec<Row>> {
     let smoke = effort == Effort::Smoke;
     let (rounds, seconds) = if smoke { (1, 0) } else { (5, 3) };
     let count = |rate: u64| if seconds == 0 { 100 } else { rate * seconds };
-    let mut ours = Ours::start(false).await?;
-    let mut alone = Ours::start(true).await?;
+    let mut ours = Ours::start(Setup::default()).await?;
+    let mut alone = Ours::start(Setup { one_thread: true, ..Setup::default() }).await?;
     let mut floor = Floor::start(effort).await?;
     let polled = Polled::start(effort).await?;
     let long = Polling { pollers: u32::try_from(RUNNERS)?, most: 1, every: None };

@@ -2,7 +2,6 @@
 
 use std::{
     path::Path,
-    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -53,7 +52,7 @@ pub(crate) async fn route(folder: &str) -> Result<()> {
 struct Site {
     jobs: JobsClient<Channel>,
     runner: NoOp,
-    router: Server,
+    _router: Server,
     _folder: tempfile::TempDir,
 }
 
@@ -91,7 +90,7 @@ tokens:
         let router = Server::start(role, &[&folder.path().display().to_string()])?;
         let jobs = JobsClient::new(echo::connect(&router.url()).await?);
         let runner = NoOp::attach(&router.url(), capacity).await?;
-        Ok(Self { jobs, runner, router, _folder: folder })
+        Ok(Self { jobs, runner, _router: router, _folder: folder })
     }
 
     /// Submits one job; gives the time until the submission is answered, and until the runner has it. The runner then finishes it.
@@ -283,37 +282,4 @@ pub(crate) async fn jobs(effort: Effort) -> Result<Vec<Row>> {
         met: None,
     });
     Ok(rows.collect())
-}
-
-/// Where the router spends its time while many jobs go through.
-pub(crate) async fn profile() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let data = folder.path().join("perf.data");
-    let document = fixtures::document();
-    let mut site = Site::start("router-one-thread", AT_ONCE as u32).await?;
-    site.run_through(JOBS / 10, &document).await?;
-    let process = site.router.id().to_string();
-    let mut perf = Command::new("perf")
-        .args(["record", "-q", "-F", "1999", "-g", "-p", &process, "-o"])
-        .arg(&data)
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("`perf` (Debian: linux-perf) cannot be started: {error}"))?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let rate = site.run_through(3 * JOBS, &document).await?;
-    // It ends with the process it looks at.
-    drop(site);
-    perf.wait()?;
-    println!("{} jobs, {}", 3 * JOBS, table::rate(rate));
-    for order in ["sym", "dso"] {
-        Command::new("perf")
-            .args(["report", "--stdio", "--no-children", "-g", "none", "--percent-limit", "1", "-F", "overhead", "-s"])
-            .args([order, "-i"])
-            .arg(&data)
-            .status()?;
-    }
-    if let Some(keep) = std::env::var_os("BENCH_PERF_DATA") {
-        std::fs::copy(&data, keep)?;
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@ use jobgate_router::machine::{Machine, Shape};
 use crate::{
     Result,
     measure::{Effort, median},
-    table::Row,
+    table::{self, Row},
 };
 
 const GROUPS: usize = 20;
@@ -32,6 +32,15 @@ pub(crate) fn rows(effort: Effort) -> Result<Vec<Row>> {
         rows.push(row(number, "waiting jobs, to 100", found));
     }
     Ok(rows)
+}
+
+/// Runs for a while, to be looked at with `perf record`.
+pub(crate) fn run(runners: usize, waiting: usize) -> Result<()> {
+    let mut machine = Machine::new(Shape { runners, groups: GROUPS, projects: PROJECTS, waiting })?;
+    let begun = Instant::now();
+    machine.cycles(400_000)?;
+    println!("{}", table::rate(400_000.0 / begun.elapsed().as_secs_f64()));
+    Ok(())
 }
 
 /// Rates of the first shape, of each, and the medians of the ratios of neighbours.

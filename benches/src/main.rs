@@ -17,6 +17,7 @@ mod measure;
 mod memory;
 mod pace;
 mod policies;
+mod profile;
 mod questions;
 mod queue;
 mod recovery;
@@ -69,8 +70,9 @@ fn lead(args: &[String]) -> Result<()> {
     let smoke = args.iter().any(|arg| arg == "--smoke");
     let effort = if smoke { Effort::Smoke } else { Effort::Full };
     let wanted: Vec<_> = args.iter().filter(|arg| *arg != "--smoke").map(String::as_str).collect();
-    if wanted == ["profile"] {
-        return single_thread()?.block_on(jobs::profile());
+    if let ["profile", what @ ..] = &wanted[..] {
+        pace::sleep_exactly();
+        return single_thread()?.block_on(profile::run(what));
     }
     if let Some(unknown) = wanted.iter().find(|word| !GROUPS.contains(word)) {
         return Err(format!("`{unknown}` is none of {GROUPS:?}, `profile`, `--smoke`").into());

@@ -52,8 +52,8 @@ pub(crate) async fn rows(effort: Effort) -> Result<Vec<Row>> {
 async fn waiting(count: u64, effort: Effort) -> Result<Row> {
     let site = Site::start(Setup::default())?;
     let router = site.router.id();
-    // The first jobs pay for what all of them use.
-    recovery::fill(&site, 640).await?;
+    // The first jobs pay for what all of them use: pages of the index, the decisions made last.
+    recovery::fill(&site, if effort == Effort::Smoke { 640 } else { 32_000 }).await?;
     let before = settled(router, effort).await?;
     recovery::fill(&site, count).await?;
     let after = settled(router, effort).await?;
@@ -71,7 +71,6 @@ async fn settled(process: u32, effort: Effort) -> Result<f64> {
 
 /// Memory and processor time of a router that holds idle runners, beside a bare server that holds as many streams.
 fn idle(runners: usize, tls: bool, effort: Effort) -> Result<Vec<Row>> {
-    let smoke = effort == Effort::Smoke;
     let site = Site::start(Setup { tls, ..Setup::default() })?;
     let ca = site.path("cert.pem").display().to_string();
     let key = site.path("key.pem").display().to_string();
@@ -82,57 +81,59 @@ fn idle(runners: usize, tls: bool, effort: Effort) -> Result<Vec<Row>> {
     let pair: &[&str] = if tls { &[&ca, &key] } else { &[] };
     let bare = child::Server::start("bare-streams", pair)?;
     let floor = held("bare", &url(&bare.said), bare.id(), runners, &site, tls)?;
-    let floor_memory = floor.memory;
+    let (floor_memory, floor_times) = (floor.memory, times(bare.id(), &site, effort)?);
     drop(floor);
     drop(bare);
 
     let router = site.router.id();
     let ours = held("runners", &url(&site.router.said), router, runners, &site, tls)?;
-    let cpu = |seconds: u64| {
-        let (before, begun) = (used(&router.to_string()), Instant::now());
-        std::thread::sleep(Duration::from_secs(seconds));
-        (used(&router.to_string()) - before) / begun.elapsed().as_secs_f64() / 1e4
-    };
     let all = resident(router)?;
+    let times = times(router, &site, effort)?;
+    let how = if tls { "TLS" } else { "plain" };
+    let most = if tls { 80e3 } else { 64e3 };
+    let each = ours.memory;
+    let what = format!("memory of an idle attached runner, {runners} held, {how}");
+    let most_text = format!("≤ {}", table::bytes(most));
+    let row = Row::against(what, Some(table::bytes(floor_memory)), table::bytes(each), most_text, each <= most);
+    let percent = |what: &str, floor: f64, used: f64| {
+        let what = format!("a core's time while {runners} runners are idle, {how}, {what}");
+        let row = Row::against(what, Some(format!("{floor:.2} %")), format!("{used:.2} %"), "< 1 %", used < 1.0);
+        if floor > 0.0 { row.ratio(used / floor) } else { row }
+    };
+    let what = format!("memory of the router with {runners} idle runners, {how}");
+    Ok(vec![
+        row.ratio(each / floor_memory),
+        Row::against(what, None, table::bytes(all), "< 1 GB", all < 1e9),
+        percent("no heartbeats due", floor_times.0, times.0),
+        percent("heartbeats every 5 s, each answered", floor_times.1, times.1),
+    ])
+}
+
+/// What a process takes of a core, in percent, while its streams are quiet and while they beat.
+fn times(process: u32, site: &Site, effort: Effort) -> Result<(f64, f64)> {
+    let smoke = effort == Effort::Smoke;
+    let cpu = |seconds: u64| {
+        let (before, begun) = (used(&process.to_string()), Instant::now());
+        std::thread::sleep(Duration::from_secs(seconds));
+        (used(&process.to_string()) - before) / begun.elapsed().as_secs_f64() / 1e4
+    };
     std::fs::write(site.path("quiet"), "")?;
     // What was on its way arrives.
     std::thread::sleep(Duration::from_millis(500));
     let quiet = cpu(if smoke { 1 } else { 10 });
     std::fs::remove_file(site.path("quiet"))?;
     std::thread::sleep(Duration::from_millis(500));
-    let beating = cpu(if smoke { 1 } else { 30 });
-    let how = if tls { "TLS" } else { "plain" };
-    let most = if tls { 80e3 } else { 64e3 };
-    let each = ours.memory;
-    let what = format!("memory of an idle attached runner, {runners} held, {how}");
-    let row = Row::against(
-        what,
-        Some(table::bytes(floor_memory)),
-        table::bytes(each),
-        format!("≤ {}", table::bytes(most)),
-        each <= most,
-    );
-    let percent = |what: &str, used: f64| {
-        let what = format!("a core's time while {runners} runners are idle, {how}, {what}");
-        Row::against(what, None, format!("{used:.2} %"), "< 1 %", used < 1.0)
-    };
-    let what = format!("memory of the router with {runners} idle runners, {how}");
-    Ok(vec![
-        row.ratio(each / floor_memory),
-        Row::against(what, None, table::bytes(all), "< 1 GB", all < 1e9),
-        percent("no heartbeats due", quiet),
-        percent("heartbeats every 5 s", beating),
-    ])
+    Ok((quiet, cpu(if smoke { 5 } else { 30 })))
 }
 
-struct Holding {
+pub(crate) struct Holding {
     /// Of the server, for each stream.
     memory: f64,
     _holders: Vec<child::Server>,
 }
 
 /// Has streams held, and tells what each costs the server.
-fn held(kind: &str, url: &str, server: u32, count: usize, site: &Site, tls: bool) -> Result<Holding> {
+pub(crate) fn held(kind: &str, url: &str, server: u32, count: usize, site: &Site, tls: bool) -> Result<Holding> {
     let before = resident(server)?;
     let (quiet, ca) = (site.path("quiet").display().to_string(), site.path("cert.pem").display().to_string());
     let each = (count / HOLDERS).to_string();
@@ -164,7 +165,7 @@ pub(crate) async fn hold(args: &[String]) -> Result<()> {
     for number in 0..count {
         let channel = endpoint.connect().await?;
         if kind == "bare" {
-            bare_stream(channel).await?;
+            bare_stream(channel, Path::new(quiet).into()).await?;
         } else {
             runner(channel, format!("{name}-{number}"), Path::new(quiet).into()).await?;
         }
@@ -173,13 +174,20 @@ pub(crate) async fn hold(args: &[String]) -> Result<()> {
     std::future::pending().await
 }
 
-async fn bare_stream(channel: Channel) -> Result<()> {
-    let (answers, queue) = mpsc::channel::<Payload>(1);
+async fn bare_stream(channel: Channel, quiet: Box<Path>) -> Result<()> {
+    let (outgoing, queue) = mpsc::channel(4);
     let mut stream = EchoClient::new(channel).open(ReceiverStream::new(queue)).await?.into_inner();
     stream.message().await?.ok_or("a bare stream without a message")?;
     tokio::spawn(async move {
-        let _answers = answers;
-        while let Ok(Some(_)) = stream.message().await {}
+        let mut heartbeats = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+        loop {
+            tokio::select! {
+                message = stream.message() => if !matches!(message, Ok(Some(_))) { return },
+                _ = heartbeats.tick() => if !quiet.exists() && outgoing.send(Payload::default()).await.is_err() {
+                    return;
+                },
+            }
+        }
     });
     Ok(())
 }
@@ -241,9 +249,11 @@ impl Echo for Holder {
         let mut incoming = request.into_inner();
         let _ = outgoing.send(Ok(Payload::default())).await;
         tokio::spawn(async move {
-            // Both directions stay open, as a runner's do.
-            let _outgoing = outgoing;
-            while let Ok(Some(_)) = incoming.message().await {}
+            while let Ok(Some(beat)) = incoming.message().await {
+                if outgoing.send(Ok(beat)).await.is_err() {
+                    return;
+                }
+            }
         });
         Ok(Response::new(ReceiverStream::new(queue)))
     }

@@ -72,7 +72,7 @@ const WAYS: [Way; 4] = [
 ];
 
 pub(crate) async fn rows(effort: Effort) -> Result<Vec<Row>> {
-    let (rounds, count) = if effort == Effort::Smoke { (1, 320) } else { (5, 48_000) };
+    let (rounds, count) = if effort == Effort::Smoke { (1, 320) } else { (5, 24_000) };
     let folder = site::folder()?;
     let size = if effort == Effort::Smoke { 4 << 20 } else { 256 << 20 };
     let committer = Committer::start(folder.path(), size)?;

@@ -118,8 +118,8 @@ impl Chains {
         Some(Self::of(entries.collect(), self.rules))
     }
 
-    /// The chain of a job of `project`, as far as `part` of it goes.
-    pub(crate) fn chain(&self, project: &ProjectPath, part: Part<'_>) -> Chain {
+    /// The chain of a job of `project`, as far as `part` of it goes; `version` is its version.
+    pub(crate) fn chain(&self, project: &ProjectPath, part: Part<'_>, version: ChainVersion) -> Chain {
         let applies = |entry: &&Arc<Entry>| match part {
             Part::Arrival => !entry.reads_runner && entry.applies_to(project, None),
             Part::Runner(runner) => {
@@ -142,7 +142,7 @@ impl Chains {
             }
         }
         Chain {
-            version: self.version(project, part),
+            version,
             is_anybody_asked: self.entries.iter().any(|entry| entry.applies_to(project, None)),
             levels,
             rules: self.rules,
@@ -168,6 +168,11 @@ impl Chains {
             hex
         });
         ChainVersion(hex.into())
+    }
+
+    /// Whether a job of `project` has controllers to ask when it arrives.
+    pub(crate) fn asks_on_arrival(&self, project: &ProjectPath) -> bool {
+        self.entries.iter().any(|entry| !entry.reads_runner && entry.applies_to(project, None))
     }
 
     /// Whether a job of `project` has controllers to ask once `runner` is chosen.

@@ -2,6 +2,7 @@ use std::{
     borrow::Cow,
     cell::{Cell, OnceCell},
     collections::HashMap,
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use jobgate_sdk::Image;
@@ -76,7 +77,7 @@ impl<'c> Resolver<'c> {
             false => (clean(&spec.name), clean(&name)),
         };
         // What cannot be shown cannot be judged.
-        let parts = parse(&name).filter(|_| certain && shown_resolved == name);
+        let parts = if certain && shown_resolved == name { known(&name) } else { None };
         let mut image = Image {
             name: shown_name,
             resolved: shown_resolved,
@@ -197,12 +198,36 @@ fn hides_userinfo(name: &str) -> bool {
 }
 
 /// An image name in its parts, normalised as Docker does.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Parts {
     registry: String,
     repository: String,
     tag: Option<String>,
     digest: Option<String>,
+}
+
+/// Names remembered at once: a CI server's jobs name the same few images all day, and reading a name takes longer than the
+/// rest of a view. None of them holds a secret.
+const KNOWN_MAX: usize = 1024;
+/// Longer names are not remembered.
+const KNOWN_LENGTH: usize = 512;
+
+/// [`parse`], once for each name.
+fn known(name: &str) -> Option<Parts> {
+    static KNOWN: LazyLock<Mutex<HashMap<Box<str>, Option<Parts>>>> = LazyLock::new(Mutex::default);
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(parts) = known().get(name) {
+        return parts.clone();
+    }
+    let parts = parse(name);
+    if name.len() <= KNOWN_LENGTH {
+        let mut known = known();
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(name.into(), parts.clone());
+    }
+    parts
 }
 
 /// `None` is every name of which it is not certain what will run.

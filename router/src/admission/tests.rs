@@ -106,7 +106,7 @@ impl Bench {
     async fn admit_with(&self, project: &str, late: mpsc::Sender<LateVerdict>) -> (Conclusion, Decision) {
         let job = new_job("job1", project);
         let chains = Chains::new(self.entries.clone(), self.rules);
-        let chain = chains.chain(&job.project, Part::Arrival);
+        let chain = chains.chain(&job.project, Part::Arrival, chains.version(&job.project, Part::Arrival));
         let admission = Admission {
             id: "job1-1".into(),
             job: job.id.clone(),

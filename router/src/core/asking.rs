@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use super::{Core, Event};
 use crate::{
     admission::{Admission, Conclusion},
-    chain::Part,
+    chain::{ChainVersion, Part},
     decision::Decision,
     document::{MAX_DOCUMENT_BYTES, read_documents},
     job::{JobId, NewJob},
-    scheduler::{Content, Decided},
+    scheduler::{Content, Decided, Now},
     store::{Archive, DocumentRef},
     view::{View, ViewRejection},
 };
@@ -61,6 +61,29 @@ impl Core {
         }
     }
 
+    /// Decides about a job that no controller is asked about: there is nothing to wait for, so that its submission, its
+    /// decision and, where a slot is free, its assignment are one commit. False when somebody is asked.
+    pub(super) fn decide_at_once(&mut self, id: &JobId, admission: &Arc<str>, now: Now) -> bool {
+        if self.draining.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Some(job) = self.scheduler.job(id).filter(|_| self.scheduler.awaits(id, admission)) else { return false };
+        let Content::Held(held) = job.content() else { return false };
+        let Ok(view) = &held.view else { return false };
+        if self.scheduler.chains().asks_on_arrival(job.project()) {
+            return false;
+        }
+        let chain = self.scheduler.chain(job.project(), Part::Arrival);
+        let (version, project) = (chain.version.clone(), job.project().as_str().into());
+        let asked = Asked { id: id.clone(), admission: admission.clone(), project, runner: None, chain };
+        let run = asked.admission(view.clone(), self.observer.clone(), mpsc::channel(1).0).run();
+        // Without anybody to ask it does not wait for anything.
+        let Some((conclusion, decision)) = run.now_or_never() else { return false };
+        let decided = decided(id.clone(), admission.clone(), conclusion, version, &decision);
+        self.decided(decided, decision, now);
+        true
+    }
+
     /// Begins an admission in a task of its own.
     fn begin(&mut self, question: Question) {
         let Question { job: id, admission, runner } = question;
@@ -69,11 +92,11 @@ impl Core {
         let Some(events) = self.events.upgrade() else { return };
         let asks_about_runner = runner.is_some();
         let part = runner.as_ref().map_or(Part::Arrival, |runner| Part::Runner(&runner.name));
-        let chain = self.scheduler.chains().chain(job.project(), part);
+        let chain = self.scheduler.chain(job.project(), part);
         chain.count(job.admissions == 1 || asks_about_runner);
         let project: Arc<str> = job.project().as_str().into();
         let asked = Asked { id, admission, project, runner, chain };
-        let content = job.content.clone();
+        let content = job.content();
         let (observer, archive) = (self.observer.clone(), self.archive.clone());
         let (draining, open) = (self.draining.clone(), self.open.token());
         self.room -= 1;
@@ -105,8 +128,7 @@ impl Core {
             };
             // Every admission ends, whatever breaks in it.
             let (conclusion, decision) = ended.unwrap_or((Conclusion::Rejected, broken));
-            let (cause, reason) = (decision.cause, decision.reason.clone());
-            let decided = Decided { job, admission, conclusion, version, cause, reason };
+            let decided = decided(job, admission, conclusion, version, &decision);
             // A closed inbox means that the router is gone.
             let _ = events.send(Event::Decided(decided, Box::new(decision), room)).await;
             drop(open);
@@ -115,6 +137,16 @@ impl Core {
             }
         });
     }
+}
+
+fn decided(
+    job: JobId,
+    admission: Arc<str>,
+    conclusion: Conclusion,
+    version: ChainVersion,
+    decision: &Decision,
+) -> Decided {
+    Decided { job, admission, conclusion, version, cause: decision.cause, reason: decision.reason.clone() }
 }
 
 /// Why a job's controllers are not told of it.
@@ -128,7 +160,7 @@ enum Unviewed {
 /// The view of a job, made from its document again if it is not at hand.
 async fn view_of(content: Content, archive: Option<Arc<dyn Archive>>, id: JobId) -> Result<Arc<View>, Unviewed> {
     match (content, archive) {
-        (Content::Held { view, .. }, _) => view.map_err(Unviewed::Contradicts),
+        (Content::Held(held), _) => held.view.clone().map_err(Unviewed::Contradicts),
         (Content::Stored(at), Some(archive)) => {
             let read = tokio::task::spawn_blocking(move || read_back(&*archive, at, &id)).await;
             read.unwrap_or_else(|_| Err(Unviewed::Unreadable("reading it broke down".to_owned())))

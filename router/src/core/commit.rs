@@ -65,19 +65,30 @@ impl Core {
     }
 
     fn collect(&mut self, now: Now) {
-        let outcome = self.scheduler.take_outcome(now);
-        for record in outcome.changed.iter().filter(|record| record.state.is_final()) {
-            self.history.ended(&record.id, record.state);
+        loop {
+            let outcome = self.scheduler.take_outcome(now);
+            for record in outcome.changed.iter().filter(|record| record.state.is_final()) {
+                self.history.ended(&record.id, record.state);
+            }
+            let pending = &mut self.pending;
+            pending.batch.records.extend(outcome.changed);
+            pending.rows.extend(outcome.rows);
+            for NewDocument { slot, job, document } in outcome.new {
+                pending.new.push(slot);
+                pending.batch.documents.push((job, document));
+            }
+            pending.batch.settings.extend(outcome.settings);
+            let mut went_on = false;
+            for effect in outcome.effects {
+                match effect {
+                    Effect::Ask { job, admission } if self.decide_at_once(&job, &admission, now) => went_on = true,
+                    effect => self.pending.effects.push(effect),
+                }
+            }
+            if !went_on {
+                return;
+            }
         }
-        let pending = &mut self.pending;
-        pending.batch.records.extend(outcome.changed);
-        pending.rows.extend(outcome.rows);
-        for NewDocument { slot, job, document } in outcome.new {
-            pending.new.push(slot);
-            pending.batch.documents.push((job, document));
-        }
-        pending.batch.settings.extend(outcome.settings);
-        pending.effects.extend(outcome.effects);
     }
 
     /// What becomes of a step that cannot be committed. No assignment is kept for later: its lease would run out, and its
@@ -178,7 +189,7 @@ impl Core {
         let read = |at: DocumentRef| self.archive.as_ref().map(|archive| archive.document(at));
         let gone = || crate::store::StoreError::new("it is not kept");
         match content {
-            Content::Held { document, .. } => Ok(document),
+            Content::Held(held) => Ok(held.document.clone()),
             Content::Stored(at) => read(at).unwrap_or_else(|| Err(gone())),
             Content::Gone => Err(gone()),
         }

@@ -251,9 +251,7 @@ impl Core {
         match event {
             Event::Decided(decided, decision, room) => {
                 self.room += usize::from(room);
-                let decision = self.history.record(*decision);
-                self.pending.batch.decisions.push(decision);
-                self.scheduler.decided(decided, now);
+                self.decided(decided, *decision, now);
             }
             Event::Room => self.room += 1,
             Event::Late(late) => {
@@ -273,6 +271,12 @@ impl Core {
                 self.runners = runners;
             }
         }
+    }
+
+    fn decided(&mut self, decided: Decided, decision: Decision, now: Now) {
+        let decision = self.history.record(decision);
+        self.pending.batch.decisions.push(decision);
+        self.scheduler.decided(decided, now);
     }
 
     fn command(&mut self, command: Command, now: Now) {

@@ -104,8 +104,8 @@ impl ApiError {
     }
 
     /// As the sender of the request understands it: a gRPC status, or JSON.
-    pub(super) fn respond_to(self, request: &HeaderMap) -> Response {
-        if is_grpc(request) { Status::from(self).into_http::<Body>() } else { self.into_response() }
+    pub(super) fn respond(self, grpc: bool) -> Response {
+        if grpc { Status::from(self).into_http::<Body>() } else { self.into_response() }
     }
 }
 

@@ -22,7 +22,7 @@ use self::query::Pairs;
 use super::{
     ControllerStatus, ControllersStatus,
     auth::{Caller, Right},
-    error::{ApiError, Kind, shown},
+    error::{ApiError, Kind, is_grpc, shown},
     jobs::{Jobs, Query, require},
 };
 use crate::{
@@ -96,8 +96,8 @@ pub(super) async fn plain_headers(request: Request, next: Next) -> Response {
 /// No such path, whoever asks.
 pub(super) async fn nowhere(request: Request) -> Response {
     let message = format!("there is nothing at `{}`", shown(request.uri().path()));
-    let kind = if super::error::is_grpc(request.headers()) { Kind::NotImplemented } else { Kind::NotFound };
-    ApiError::new(kind, message).respond_to(request.headers())
+    let grpc = is_grpc(request.headers());
+    ApiError::new(if grpc { Kind::NotImplemented } else { Kind::NotFound }, message).respond(grpc)
 }
 
 async fn wrong_method(request: Request) -> ApiError {

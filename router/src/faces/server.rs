@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::{
-    Auth, AuthError, ControllersStatus, Limits, Metrics, Readiness, Tls, TlsError, auth,
-    error::{ApiError, Kind},
+    Auth, AuthError, ControllersStatus, Limits, Metrics, Readiness, Tls, TlsError,
+    error::{ApiError, Kind, is_grpc},
     grpc,
     jobs::Jobs,
     listener::Listener,
@@ -162,29 +162,31 @@ fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router
     let observe = observe::routes(Observe { handle, metrics, readiness, controllers });
     let json = rest.merge(observe).layer(middleware::from_fn(rest::plain_headers));
     let app = grpc.into_axum_router().reset_fallback().merge(json).fallback(rest::nowhere);
-    let turns = Arc::new(Semaphore::new(limits.submissions));
-    Ok(app
-        .layer(middleware::from_fn_with_state(turns, in_turn))
-        .layer(middleware::from_fn_with_state(limits.request, in_time))
-        .layer(middleware::from_fn_with_state(auth.clone(), auth::check)))
+    let gate = Gate { auth: auth.clone(), limit: limits.request, turns: Semaphore::new(limits.submissions) };
+    Ok(app.layer(middleware::from_fn_with_state(Arc::new(gate), pass)))
 }
 
-/// Documents are read by a few at a time, over REST and gRPC together: it bounds what they take of memory.
-async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+/// What is in front of everything. One layer, because each one costs every request another box and another copy of what is
+/// behind it.
+struct Gate {
+    auth: Auth,
+    /// Time for a request to be read and answered; a stream counts as answered when it begins.
+    limit: Duration,
+    /// Documents are read by a few at a time, over REST and gRPC together: it bounds what they take of memory.
+    turns: Semaphore,
+}
+
+async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+    let grpc = is_grpc(request.headers());
+    if let Err(error) = gate.auth.admit(&mut request) {
+        return error.respond(grpc);
+    }
     let is_submission =
         request.method() == Method::POST && ["/v1/jobs", "/jobgate.job.v1.Jobs/Submit"].contains(&request.uri().path());
-    if !is_submission {
-        return next.run(request).await;
-    }
-    let _turn = turns.acquire().await;
-    next.run(request).await
-}
-
-/// Ends a request that is not read and answered in time; a stream counts as answered when it begins.
-async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    let headers = request.headers().clone();
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => ApiError::new(Kind::TimedOut, "the request took too long").respond_to(&headers),
-    }
+    let answered = async {
+        let _turn = if is_submission { Some(gate.turns.acquire().await) } else { None };
+        next.run(request).await
+    };
+    let answered = tokio::time::timeout(gate.limit, answered).await;
+    answered.unwrap_or_else(|_| ApiError::new(Kind::TimedOut, "the request took too long").respond(grpc))
 }

@@ -39,6 +39,8 @@ const STEP: usize = 8;
 const CYCLE: Duration = Duration::from_micros(20);
 /// One job in so many may go to any group.
 const ANYWHERE: usize = 7;
+/// So many projects have such jobs: about as many lanes as these have must be there when few jobs wait, too.
+const ANYWHERE_PROJECTS: usize = 10;
 const ANY: &str = "any";
 
 /// A scheduler whose runners all have a job, and with jobs that wait.
@@ -149,8 +151,15 @@ impl Machine {
     fn submit(&mut self, group: usize, mixed: bool) -> Result<(), CoreError> {
         self.next += 1;
         let now = self.now();
-        let of_project = &self.templates[self.next % self.templates.len()];
+        // A project's jobs ask for one tag, or for any: it is the projects that are many, not their kinds of jobs.
+        let groups = self.running.len();
+        let of_group = (self.templates.len() / groups).max(1);
         let anywhere = mixed && self.next.is_multiple_of(ANYWHERE);
+        let project = match anywhere {
+            true => self.next / ANYWHERE % ANYWHERE_PROJECTS,
+            false => group + self.next / groups % of_group * groups,
+        };
+        let of_project = &self.templates[project % self.templates.len()];
         let of_group = if anywhere { of_project.last() } else { of_project.get(group) };
         let new = of_group.cloned().ok_or_else(broken)?;
         submit(&mut self.scheduler, new, self.next, &self.version, now)

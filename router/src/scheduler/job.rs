@@ -1,4 +1,7 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -13,6 +16,8 @@ use crate::{
     view::{View, ViewRejection},
 };
 
+/// The first event of every job.
+const SUBMITTED: &str = "submitted";
 /// Most different kinds of runners that a job is kept from.
 const MOST_KEPT: usize = 256;
 /// Events kept of one job: the first ones, and the last ones.
@@ -23,7 +28,8 @@ const MOST_EVENTS: usize = 40;
 pub(crate) struct Job {
     pub(crate) record: Arc<JobRecord>,
     pub(crate) phase: Phase,
-    pub(crate) content: Content,
+    /// What it is made of, as long as that is in memory.
+    pub(super) held: Option<Arc<Held>>,
     /// Where its document lies, once that is committed.
     pub(crate) stored: Option<DocumentRef>,
     /// What it asks of a runner; sorted.
@@ -59,12 +65,18 @@ pub(crate) struct Job {
 /// What a job is made of.
 #[derive(Clone)]
 pub(crate) enum Content {
-    /// In memory. Holds secrets.
-    Held { document: Bytes, view: Result<Arc<View>, ViewRejection> },
+    /// In memory.
+    Held(Arc<Held>),
     /// In the store.
     Stored(DocumentRef),
     /// Nobody needs it any more.
     Gone,
+}
+
+/// A job's document and what was made of it. Holds secrets.
+pub(crate) struct Held {
+    pub(crate) document: Bytes,
+    pub(crate) view: Result<Arc<View>, ViewRejection>,
 }
 
 /// What a job is at, with what belongs to it there.
@@ -82,7 +94,7 @@ pub(crate) enum Phase {
         /// The decision that admitted it.
         stamp: Stamp,
         /// A runner it is being checked for. Without one, it is in its lane.
-        check: Option<Check>,
+        check: Option<Box<Check>>,
     },
     /// A runner has it.
     Assigned(Box<Grant>),
@@ -151,7 +163,7 @@ pub(crate) struct Event {
     /// Microseconds since 1970.
     pub(crate) time: i64,
     pub(crate) state: JobState,
-    pub(crate) text: Option<Box<str>>,
+    pub(crate) text: Option<Arc<str>>,
 }
 
 impl Job {
@@ -176,7 +188,7 @@ impl Job {
         let mut job = Self {
             record: Arc::new(record),
             phase: Phase::Routing { admission: None, reserved: None },
-            content: Content::Held { document: new.document, view: new.view },
+            held: Some(Arc::new(Held { document: new.document, view: new.view })),
             stored: None,
             tags,
             protected: new.protected,
@@ -195,7 +207,7 @@ impl Job {
             kept: Vec::new(),
             events: Vec::with_capacity(2),
         };
-        job.note("submitted", now);
+        job.note(SUBMITTED, now);
         job
     }
 
@@ -230,7 +242,7 @@ impl Job {
         if self.events.len() >= MOST_EVENTS {
             self.events.remove(FIRST_EVENTS);
         }
-        let text = (!text.is_empty()).then(|| text.into());
+        let text = Event::text_of(text);
         self.events.push(Event { time: now.wall.as_microsecond(), state: self.record.state, text });
     }
 
@@ -255,10 +267,24 @@ impl Job {
         self.kept.retain(|kept| kept.until.is_none_or(|until| until > now.tick));
     }
 
+    /// What it is made of, wherever that is.
+    pub(crate) fn content(&self) -> Content {
+        match (&self.held, self.stored) {
+            (Some(held), _) => Content::Held(held.clone()),
+            (None, Some(stored)) if !matches!(self.phase, Phase::Finished) => Content::Stored(stored),
+            _ => Content::Gone,
+        }
+    }
+
+    /// Forgets what it is made of: it is over, and nobody needs what may hold its secrets.
+    pub(crate) fn let_go(&mut self) {
+        self.held = None;
+    }
+
     /// Leaves what it is made of in the store, if it is there.
     pub(crate) fn rest(&mut self) {
-        if let (Content::Held { .. }, Some(stored)) = (&self.content, self.stored) {
-            self.content = Content::Stored(stored);
+        if self.stored.is_some() {
+            self.held = None;
         }
     }
 
@@ -298,7 +324,7 @@ impl Job {
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Held { .. } => "[redacted]",
+            Self::Held(_) => "[redacted]",
             Self::Stored(_) => "stored",
             Self::Gone => "gone",
         })
@@ -306,6 +332,16 @@ impl std::fmt::Debug for Content {
 }
 
 impl Event {
+    /// As it is kept: one text for the event that every job has.
+    pub(crate) fn text_of(text: &str) -> Option<Arc<str>> {
+        static OF_ALL: LazyLock<Arc<str>> = LazyLock::new(|| SUBMITTED.into());
+        match text {
+            "" => None,
+            SUBMITTED => Some(OF_ALL.clone()),
+            text => Some(text.into()),
+        }
+    }
+
     pub(crate) fn when(&self) -> Timestamp {
         Timestamp::from_microsecond(self.time).unwrap_or(Timestamp::UNIX_EPOCH)
     }

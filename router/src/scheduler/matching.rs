@@ -179,7 +179,7 @@ impl Scheduler {
         let id = job.record.id.clone();
         let admission: Arc<str> = format!("{id}-{}", job.admissions).into();
         if let Phase::Admitted { check, .. } = &mut job.phase {
-            *check = Some(Check { admission: admission.clone(), session, runner, version });
+            *check = Some(Box::new(Check { admission: admission.clone(), session, runner, version }));
         }
         state.reserved.insert(slot);
         let runner = state.facts.clone();
@@ -298,7 +298,7 @@ impl Scheduler {
         let assignment = Assignment {
             job: job.record.id.clone(),
             lease,
-            content: job.content.clone(),
+            content: job.content(),
             timeout_seconds: job.timeout_seconds,
             fence,
         };

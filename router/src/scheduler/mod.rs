@@ -55,7 +55,7 @@ use versions::Versions;
 
 use crate::{
     admission::Conclusion,
-    chain::{ChainVersion, Chains, Part},
+    chain::{Chain, ChainVersion, Chains, Part},
     config::{RunnerConfig, RunnerGroupConfig, WeightRule},
     decision::Cause,
     handle::{CoreError, RunnerOrder, Session},
@@ -561,7 +561,7 @@ impl Scheduler {
         let Some(job) = self.jobs.get_mut(slot) else { return };
         job.go(state, Phase::Finished, reason, now);
         // What it was made of is not needed any more, and may hold secrets.
-        job.content = Content::Gone;
+        job.let_go();
         job.kept = Vec::new();
         self.changed(slot);
         self.finished.push_back(slot);
@@ -627,6 +627,11 @@ impl Scheduler {
             Phase::Routing { admission: Some(_), .. } => {}
             _ => job.rest(),
         }
+    }
+
+    /// The chain of a job of `project`, as far as `part` of it goes.
+    pub(crate) fn chain(&self, project: &ProjectPath, part: Part<'_>) -> Chain {
+        self.chains.chain(project, part, self.version(project, part))
     }
 
     /// Version of a project's chain.

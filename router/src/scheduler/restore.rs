@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jobgate_proto::job::v1 as wire;
 
 use super::{
-    Content, GRACE, Job, Now, Phase, Scheduler, Slot, Stamp,
+    GRACE, Job, Now, Phase, Scheduler, Slot, Stamp,
     job::{Event, Grant},
     timers::Timer,
 };
@@ -46,7 +46,6 @@ impl Scheduler {
             let record = row.record()?;
             let mut job = self.job_of(row, record, now);
             job.phase = Phase::Finished;
-            job.content = Content::Gone;
             if let Some(slot) = self.jobs.insert(job) {
                 self.finished.push_back(slot);
                 self.count(slot);
@@ -140,13 +139,14 @@ impl Scheduler {
         let tags = self.shared_tags(row.tags);
         record.project = self.lanes.shared_path(&record.project);
         let (submitted, document) = (now.tick_at(record.submitted_at), row.document);
-        let events: Vec<_> = row.events.into_iter().filter_map(Event::of).collect();
+        let mut events: Vec<_> = row.events.iter().filter_map(Event::of).collect();
+        events.shrink_to_fit();
         // It waits since it came back from a runner, if one had it.
         let had = events.iter().rposition(|event| matches!(event.state, JobState::Assigned | JobState::Running));
         let came_back = had.and_then(|had| events.get(had + 1)).map(Event::when);
         Job {
             phase: Phase::Finished,
-            content: document.map_or(Content::Gone, Content::Stored),
+            held: None,
             stored: document,
             tags,
             protected: row.protected,
@@ -220,9 +220,9 @@ impl Job {
 }
 
 impl Event {
-    fn of(row: EventRow) -> Option<Self> {
+    fn of(row: &EventRow) -> Option<Self> {
         let state = row.job_state()?;
-        Some(Self { time: row.time, state, text: (!row.text.is_empty()).then(|| row.text.into()) })
+        Some(Self { time: row.time, state, text: Self::text_of(&row.text) })
     }
 
     fn row(&self) -> EventRow {

@@ -427,7 +427,7 @@ fn a_job_that_is_over_leaves_nothing_behind() {
     assert_eq!(world.scheduler.lanes.len(), 0);
     assert_eq!(world.scheduler.lanes.iter().count(), 0, "nor a lane");
     let over = world.scheduler.job(job).unwrap();
-    assert!(matches!(over.content, Content::Gone), "nor does what may hold its secrets");
+    assert!(matches!(over.content(), Content::Gone), "nor does what may hold its secrets");
     let queue = world.scheduler.queue(world.now());
     assert_eq!(queue.jobs, [("canceled", 100)].into());
     assert_eq!(queue.oldest_wait_seconds, None);

@@ -4,7 +4,7 @@
 mod disk;
 pub(crate) mod row;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -69,7 +69,7 @@ pub trait Archive: Send + Sync + 'static {
 }
 
 /// What one step changed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Batch {
     /// Records of jobs that changed, in order: every state a job went through. For those who watch; [`Batch::rows`] has
     /// what is to be kept.
@@ -140,6 +140,19 @@ impl Batch {
     }
 }
 
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("records", &self.records)
+            .field("rows", &self.rows)
+            .field("documents", &format_args!("{} [redacted]", self.documents.len()))
+            .field("decisions", &self.decisions)
+            .field("submissions", &self.submissions)
+            .field("settings", &self.settings.keys())
+            .finish()
+    }
+}
+
 impl StoreError {
     /// An error for this reason.
     #[must_use]
@@ -152,5 +165,19 @@ impl Store for MemoryStore {
     fn commit(&mut self, _: &Batch) -> Result<Vec<DocumentRef>, StoreError> {
         // The task that owns the state holds everything a batch says already.
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_prints_nothing_of_its_documents() {
+        let document = Bytes::from_static(b"glcbt-secret");
+        let batch = Batch { documents: vec![(JobId::new("j1"), document)], ..Batch::default() };
+        let text = format!("{batch:?}");
+        assert!(text.contains("1 [redacted]"), "{text}");
+        assert!(!text.contains("glcbt") && !text.contains("103, 108"), "{text}");
     }
 }

@@ -1,11 +1,6 @@
 use std::net::SocketAddr;
 
-use axum::{
-    body::Body,
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
+use axum::extract::Request;
 use http::{HeaderMap, header};
 
 use super::{Auth, Caller, Holder, Keys, RunnerIdentity, site::Foreign};
@@ -28,16 +23,9 @@ enum Door {
 const TRIAL_RUNNER: &str = "x-jobgate-runner";
 const TRIAL_TAGS: &str = "x-jobgate-tags";
 
-/// Refuses a request before its body is read, or says in its extensions who sent it.
-pub(in crate::faces) async fn check(State(auth): State<Auth>, mut request: Request<Body>, next: Next) -> Response {
-    match auth.admit(&mut request) {
-        Ok(()) => next.run(request).await,
-        Err(error) => error.respond_to(request.headers()),
-    }
-}
-
 impl Auth {
-    fn admit(&self, request: &mut Request) -> Result<(), ApiError> {
+    /// Refuses a request before its body is read, or says in its extensions who sent it.
+    pub(in crate::faces) fn admit(&self, request: &mut Request) -> Result<(), ApiError> {
         let keys = self.0.keys.load();
         if keys.trial {
             self.0.site.check(request.uri(), request.headers()).map_err(|foreign| self.foreign(foreign))?;

@@ -12,7 +12,6 @@ use subtle::ConstantTimeEq;
 
 pub(crate) use caller::Caller;
 pub(super) use caller::{Right, RunnerIdentity};
-pub(super) use layer::check;
 
 use self::site::Site;
 use super::{Metrics, throttle::Throttle};
