@@ -236,7 +236,9 @@ impl Core {
     }
 
     fn now(&self) -> Now {
-        Now { tick: BEGINNING + self.began.elapsed(), wall: (self.clock)() }
+        // As exact as what is kept, so that a restart changes no time of a record.
+        let wall = Timestamp::from_microsecond((self.clock)().as_microsecond());
+        Now { tick: BEGINNING + self.began.elapsed(), wall: wall.unwrap_or(Timestamp::UNIX_EPOCH) }
     }
 
     /// When there is something to do though nobody says anything.

@@ -253,36 +253,48 @@ impl Scheduler {
         let started = matches!(job.phase, Phase::Running(_));
         let Some(grant) = job.grant_mut().filter(|grant| grant.lease == lease) else { return };
         let (expires, lifeless) = (grant.expires, grant.alive + SIGN_OF_LIFE);
-        if expires > now.tick && (!started || lifeless > now.tick) {
-            grant.due = if started { expires.min(lifeless) } else { expires };
+        if expires > now.tick && lifeless > now.tick {
+            grant.due = expires.min(lifeless);
             self.timers.set(grant.due, Timer::Lease(slot, lease));
             return;
         }
         if expires > now.tick {
-            return self.lifeless(slot, lease, now);
+            return if started { self.lifeless(slot, lease, now) } else { self.not_started(slot, lease, now) };
         }
         let (runner, session) = (grant.runner.clone(), grant.session);
         if let Some(session) = session {
             let (id, reason) = (job.record.id.clone(), "its lease expired".to_owned());
             self.outcome.effects.push(Effect::Order(session, RunnerOrder::Cancel(id, lease, reason)));
         }
-        self.lost(slot, &runner, now);
+        self.lost(slot, &format!("runner lost: {runner}"), now);
     }
 
-    /// A runner is gone with a job.
-    fn lost(&mut self, slot: Slot, runner: &str, now: Now) {
+    /// A runner holds on to a job and does not start it: the job goes elsewhere, as if the runner were lost.
+    fn not_started(&mut self, slot: Slot, lease: Lease, now: Now) {
+        let Some(job) = self.jobs.get(slot) else { return };
+        let Some(Grant { runner, session, .. }) = job.grant() else { return };
+        let (id, session) = (job.record.id.clone(), *session);
+        let reason = format!("not started within 30 min by runner {runner}");
+        if let Some(session) = session {
+            self.outcome.effects.push(Effect::Order(session, RunnerOrder::Cancel(id, lease, reason.clone())));
+        }
+        self.lost(slot, &reason, now);
+    }
+
+    /// A runner is gone with a job, or might as well be.
+    fn lost(&mut self, slot: Slot, why: &str, now: Now) {
         let Some(job) = self.jobs.get_mut(slot) else { return };
         let started = matches!(job.phase, Phase::Running(_));
         if started && !job.retry_on_lost {
-            return self.finish(slot, JobState::Failed, format!("runner lost: {runner}"), now);
+            return self.finish(slot, JobState::Failed, why.to_owned(), now);
         }
         job.losses += 1;
         if job.losses > MOST_LOSSES {
-            let reason = format!("runner lost: {runner}, the last of {} that were lost with it", job.losses);
+            let reason = format!("{why}, the last of {} that were lost with it", job.losses);
             return self.finish(slot, JobState::Failed, reason, now);
         }
         self.end_grant(slot, now);
-        self.wait_again(slot, format!("runner lost: {runner}"), now);
+        self.wait_again(slot, why.to_owned(), now);
         self.place(slot, now);
     }
 

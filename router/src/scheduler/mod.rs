@@ -5,15 +5,19 @@
 //! |---|---|
 //! | `job`, `jobs` | jobs, and where each is in its life |
 //! | `lanes` | waiting jobs, in order |
+//! | `configure` | what the configuration says, at a start and after a reload |
 //! | `fingerprint`, `groups` | capability groups, their free slots, spillover |
 //! | `session`, `leases`, `leaders` | runners, what they say, who leads |
+//! | `admissions` | a job's chain is asked, has decided, is asked again |
 //! | `matching` | which job goes to which runner, and on what condition |
 //! | `stuck`, `signals`, `timers` | what time brings |
 //! | `restore` | rows of the store, written and read back |
 //! | `look`, `explain` | what people see |
 
+mod admissions;
 #[cfg(feature = "bench")]
 pub mod bench;
+mod configure;
 mod explain;
 mod fingerprint;
 mod groups;
@@ -293,171 +297,8 @@ impl Scheduler {
         tags
     }
 
-    /// The chains are other ones from now on. Decisions made under the old ones are found stale when they would serve.
-    pub(crate) fn set_chains(&mut self, chains: Chains, now: Now) {
-        self.chains = chains;
-        self.versions = Versions::default();
-        self.match_all(now);
-    }
-
-    /// Chains, runners and rules are others from now on, and decisions serve for another time. Streams of runners that are
-    /// gone or changed end; they come back as what they are now.
-    pub(crate) fn reconfigure(&mut self, chains: Chains, rules: Rules, ttl: Duration, anybody: bool, now: Now) {
-        self.chains = chains;
-        self.versions = Versions::default();
-        self.limits.admission_ttl = ttl;
-        let changed = |state: &SessionState| !anybody && rules.runners.iter().all(|runner| *runner != state.config);
-        let mut ended: Vec<_> =
-            self.sessions.iter().filter(|(_, state)| changed(state)).map(|(session, _)| *session).collect();
-        ended.sort_unstable();
-        // All of them are closed before the first is detached, or one would get the jobs of another.
-        for session in &ended {
-            if let Some(state) = self.sessions.get_mut(session) {
-                state.draining = true;
-            }
-            self.refresh(*session, now);
-        }
-        self.use_rules(rules, now);
-        for session in ended {
-            self.outcome.effects.push(Effect::End(session, CoreError::RunnerChanged));
-            self.detach(session, now);
-        }
-        self.match_all(now);
-    }
-
-    fn use_rules(&mut self, rules: Rules, now: Now) {
-        self.hold = rules.hold;
-        for id in self.groups.ids() {
-            if let Some(group) = self.groups.get_mut(id) {
-                group.configured.clear();
-                // What is full already is watched for the new `hold`, from the end of the step on.
-                if let Some(at) = group.hold_at.take() {
-                    self.timers.unset(at, Timer::Hold(id));
-                }
-                self.stepped.insert(id);
-            }
-        }
-        for runner in &rules.runners {
-            let id = self.group_of(runner, now);
-            if let Some(group) = self.groups.get_mut(id) {
-                group.configured.insert(runner.name.clone());
-            }
-        }
-        self.configured = rules.runners;
-        for id in self.groups.ids() {
-            self.forget_group(id);
-        }
-        self.lanes.reweigh(rules.fairness, &self.jobs, &mut self.groups, &mut self.timers, now.tick);
-        self.use_runner_groups(&rules.groups, now);
-    }
-
-    /// The capability group of a runner, made if need be.
-    fn group_of(&mut self, runner: &RunnerConfig, now: Now) -> GroupId {
-        let capability = fingerprint::Capability::of(runner);
-        let fingerprint = capability.fingerprint();
-        if let Some(id) = self.groups.find(&fingerprint) {
-            return id;
-        }
-        let id = self.groups.insert(capability, fingerprint);
-        self.lanes.join(id, &self.jobs, &mut self.groups, &mut self.timers, now.tick);
-        id
-    }
-
-    /// A capability group without runners goes.
-    fn forget_group(&mut self, id: GroupId) {
-        let empty = |group: &groups::Group| group.sessions.is_empty() && group.configured.is_empty();
-        if self.groups.get(id).is_some_and(empty) {
-            self.lanes.leave(id);
-            self.groups.remove(id);
-        }
-    }
-
     pub(crate) fn chains(&self) -> &Chains {
         &self.chains
-    }
-
-    /// Whether an admission's decision would still be used: it is the job's open one.
-    pub(crate) fn awaits(&self, job: &JobId, admission: &str) -> bool {
-        self.job(job).is_some_and(|job| match &job.phase {
-            Phase::Routing { admission: Some(open), .. } => **open == *admission,
-            Phase::Admitted { check: Some(check), .. } => *check.admission == *admission,
-            _ => false,
-        })
-    }
-
-    /// An admission ended. One that is not the job's open one has no effect.
-    pub(crate) fn decided(&mut self, decided: Decided, now: Now) {
-        let Some(slot) = self.jobs.slot(&decided.job) else { return };
-        let Some(job) = self.jobs.get(slot) else { return };
-        match &job.phase {
-            Phase::Routing { admission: Some(open), .. } if *open == decided.admission => {
-                self.arrival(slot, decided, now);
-            }
-            Phase::Admitted { check: Some(check), .. } if check.admission == decided.admission => {
-                self.checked(slot, &decided, now);
-            }
-            _ => {}
-        }
-    }
-
-    /// The chain up to the project has decided.
-    fn arrival(&mut self, slot: Slot, decided: Decided, now: Now) {
-        let reserved = self.release(slot, now);
-        let Some(job) = self.jobs.get(slot) else { return };
-        let current = self.version(job.project(), Part::Arrival);
-        match decided.conclusion {
-            Conclusion::Admitted => {
-                if decided.version != current && self.restarted(slot) {
-                    self.back_off(slot, RESTARTED.to_owned(), now);
-                    return self.reserved_again(reserved, now);
-                }
-                let Some(job) = self.jobs.get_mut(slot) else { return };
-                if job.restarts == 0 {
-                    job.waits = 0;
-                }
-                // One text for all jobs that were admitted under it.
-                let version = if decided.version == current { current } else { decided.version };
-                let stamp = Stamp { version, at: Some(now.tick) };
-                job.go(JobState::Admitted, Phase::Admitted { stamp, check: None }, String::new(), now);
-                self.changed(slot);
-                // The slot it was found stale for is still its own, if it is still there.
-                match reserved.filter(|session| self.is_free(*session)) {
-                    Some(session) => self.offer(slot, session, now),
-                    None => self.place(slot, now),
-                }
-            }
-            Conclusion::Rejected => self.finish(slot, JobState::Rejected, decided.reason, now),
-            Conclusion::Wait => self.back_off(slot, decided.reason, now),
-        }
-        self.reserved_again(reserved, now);
-    }
-
-    /// Counts that a job's chain changed while it was asked; true when that was too often. Without a pause such a job
-    /// would hold a slot, and ask, for ever.
-    fn restarted(&mut self, slot: Slot) -> bool {
-        let Some(job) = self.jobs.get_mut(slot) else { return false };
-        job.restarts += 1;
-        job.restarts > MOST_RESTARTS
-    }
-
-    /// A slot that was held for a job is there for others.
-    fn reserved_again(&mut self, reserved: Option<Session>, now: Now) {
-        if let Some(session) = reserved {
-            self.match_session(session, now);
-        }
-    }
-
-    /// Has a job asked about again after a pause, longer each time.
-    fn back_off(&mut self, slot: Slot, reason: String, now: Now) {
-        self.dequeue(slot, now);
-        let Some(job) = self.jobs.get_mut(slot) else { return };
-        let pause = RETRY.0.saturating_mul(1 << job.waits.min(16)).min(RETRY.1);
-        job.waits += 1;
-        let phase = Phase::Routing { admission: None, reserved: None };
-        job.go(JobState::Routing, phase, reason, now);
-        job.rest();
-        self.timers.set(now.tick + pause, Timer::Retry(slot, job.sequence));
-        self.changed(slot);
     }
 
     /// Cancels a job in any state that is not final.
@@ -525,34 +366,6 @@ impl Scheduler {
         self.draining || self.paused
     }
 
-    fn retry(&mut self, slot: Slot, sequence: u64, now: Now) {
-        let waits = self
-            .jobs
-            .get(slot)
-            .is_some_and(|job| job.sequence == sequence && matches!(job.phase, Phase::Routing { admission: None, .. }));
-        if waits {
-            self.ask(slot, None, now);
-        }
-    }
-
-    /// Begins an admission of a job in routing; `reserved` keeps a free slot for it.
-    fn ask(&mut self, slot: Slot, reserved: Option<Session>, now: Now) {
-        let Some(job) = self.jobs.get_mut(slot) else { return };
-        job.admissions += 1;
-        let id = job.record.id.clone();
-        let admission: Arc<str> = format!("{id}-{}", job.admissions).into();
-        job.phase = Phase::Routing { admission: Some(admission.clone()), reserved };
-        // Ids of admissions are used once, also across a restart.
-        self.dirty(slot);
-        if let Some(session) = reserved
-            && let Some(state) = self.sessions.get_mut(&session)
-        {
-            state.reserved.insert(slot);
-            self.refresh(session, now);
-        }
-        self.outcome.effects.push(Effect::Ask { job: id, admission });
-    }
-
     /// Ends a job. Its waiting place goes; its lease is void.
     fn finish(&mut self, slot: Slot, state: JobState, reason: String, now: Now) {
         self.dequeue(slot, now);
@@ -580,22 +393,6 @@ impl Scheduler {
                 *count -= 1;
             }
         }
-    }
-
-    /// Frees the slot that is held for a job, and forgets what it was held for.
-    fn release(&mut self, slot: Slot, now: Now) -> Option<Session> {
-        let job = self.jobs.get_mut(slot)?;
-        let session = job.reserved()?;
-        match &mut job.phase {
-            Phase::Routing { reserved, .. } => *reserved = None,
-            Phase::Admitted { check, .. } => *check = None,
-            _ => {}
-        }
-        if let Some(state) = self.sessions.get_mut(&session) {
-            state.reserved.remove(&slot);
-        }
-        self.refresh(session, now);
-        Some(session)
     }
 
     fn changed(&mut self, slot: Slot) {

@@ -119,6 +119,40 @@ fn a_running_job_without_a_sign_of_life_is_dropped_after_exactly_half_an_hour() 
 }
 
 #[test]
+fn a_job_that_its_runner_holds_and_does_not_start_goes_elsewhere_after_exactly_half_an_hour() {
+    let mut world = World::new(chains(vec![]));
+    let holds = world.ready(&any_runner("holds"), 1);
+    let job = world.admitted();
+    let lease = world.lease(&job);
+    world.alive(&[holds], 30 * 60 - 1);
+    world.after_ms(999);
+    assert_eq!(world.state(&job), JobState::Assigned);
+    world.after_ms(1);
+    assert_eq!(world.state(&job), JobState::Admitted);
+    assert_eq!(world.reason(&job), "not started within 30 min by runner holds");
+    assert_eq!(world.stopped(holds, &job).len(), 1, "its runner is told");
+    let other = world.ready(&any_runner("other"), 1);
+    assert_eq!(world.state(&job), JobState::Routing, "its decision is too old by now");
+    world.decide(&job, Conclusion::Admitted, None);
+    assert_ne!(world.lease(&job), lease, "another one has it");
+    world.says(holds, RunnerEvent::Started(job.clone(), lease));
+    assert_eq!(world.state(&job), JobState::Assigned, "the first one's word counts no more");
+    world.runs(other, &job);
+    assert_eq!(world.state(&job), JobState::Success);
+}
+
+#[test]
+fn a_job_that_was_accepted_has_half_an_hour_from_then() {
+    let mut world = World::new(chains(vec![]));
+    let session = world.ready(&any_runner("r"), 1);
+    let job = world.admitted();
+    world.alive(&[session], 29 * 60);
+    world.says(session, RunnerEvent::Accepted(job.clone(), world.lease(&job)));
+    world.alive(&[session], 29 * 60);
+    assert_eq!(world.state(&job), JobState::Assigned);
+}
+
+#[test]
 fn output_is_a_sign_of_life() {
     let mut world = World::new(chains(vec![]));
     let (session, job, lease) = running(&mut world);

@@ -174,7 +174,11 @@ impl Model {
             Doing::Verdict { job, about: None, answer, open: true, .. } => job == id && *answer == wanted,
             _ => false,
         };
-        let ended = job.now.held.as_ref().is_some_and(|held| held.until <= now.tick) && matches!(doing, Doing::Time);
+        let ended = matches!(doing, Doing::Time)
+            && job.now.held.as_ref().is_some_and(|held| {
+                let not_started = from == JobState::Assigned && held.alive + stuck::SIGN_OF_LIFE <= now.tick;
+                held.until <= now.tick || not_started
+            });
         let speaks = matches!(doing, Doing::Says { valid, .. } if valid.contains(id));
         let result = |wanted| matches!(doing, Doing::Says { result: Some(result), .. } if result.state == wanted);
         let may = match (from, to) {
