@@ -81,11 +81,6 @@ fn lead(args: &[String]) -> Result<()> {
     let runtime = single_thread()?;
     let mut table = Table::begin(effort);
     for group in GROUPS.into_iter().filter(|group| wanted.is_empty() || wanted.contains(group)) {
-        if smoke && group == "recovery" && wanted.is_empty() {
-            // It waits for leases to pass on, which takes a minute; `tests/crash` tries the same.
-            eprintln!("skipped in a smoke run: {group}");
-            continue;
-        }
         eprintln!("measuring: {group}");
         table.extend(runtime.block_on(measure_group(group, effort))?);
     }
