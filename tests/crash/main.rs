@@ -18,7 +18,7 @@ use std::{
 
 use jobgate_proto::job::v1::{JobState, ListRequest, WatchRequest, jobs_client::JobsClient};
 use ledger::Ledger;
-use peers::{Peers, runner, submitter};
+use peers::{Peers, refused, runner, submitter};
 use program::{Folder, Server};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{sync::watch, time::timeout};
@@ -39,6 +39,12 @@ rules:
 ";
 const SUBMITTERS: usize = 3;
 const RUNNERS: usize = 6;
+/// In the soak every so many-th submission has a key. The router remembers up to 100,000 keys for a day: that many would come
+/// in minutes here, and look like a leak until they are there.
+const KEYED: usize = 16;
+/// Jobs before the soak looks for the first time, enough to fill what is bounded by a number: decisions and finished jobs
+/// to look at, the cache of the store's index.
+const FILLING: usize = 200_000;
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(200);
 
@@ -83,7 +89,7 @@ async fn a_router_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     router.start();
     let ledger = Arc::new(Ledger::default());
     let peers = Peers::new(router.url.subscribe(), ledger.clone());
-    let submitters: Vec<_> = (0..SUBMITTERS).map(|n| tokio::spawn(submitter(peers.clone(), n, seed))).collect();
+    let submitters: Vec<_> = (0..SUBMITTERS).map(|n| tokio::spawn(submitter(peers.clone(), n, seed, 1))).collect();
     let runners: Vec<_> = (0..RUNNERS).map(|n| tokio::spawn(runner(peers.clone(), n, seed))).collect();
 
     let mut starts = Vec::new();
@@ -161,8 +167,15 @@ async fn memory_is_flat_after_warm_up() {
     let mut router = Router::new();
     router.start();
     let ledger = Arc::new(Ledger::default());
+    let began = Instant::now();
+    refused(&router.url.borrow().clone(), FILLING).await;
+    eprintln!(
+        "{FILLING} refused jobs in {:.0?}, then {} KiB resident",
+        began.elapsed(),
+        router.server.as_ref().unwrap().resident_kib()
+    );
     let peers = Peers::new(router.url.subscribe(), ledger.clone());
-    let submitters: Vec<_> = (0..SUBMITTERS).map(|n| tokio::spawn(submitter(peers.clone(), n, 7))).collect();
+    let submitters: Vec<_> = (0..SUBMITTERS).map(|n| tokio::spawn(submitter(peers.clone(), n, 7, KEYED))).collect();
     let runners: Vec<_> = (0..RUNNERS).map(|n| tokio::spawn(runner(peers.clone(), n, 7))).collect();
     // Twelve looks, a twelfth of the time apart: the first four are warm-up, the rest is compared by halves.
     let mut looks = tokio::time::interval(Duration::from_secs_f64(seconds as f64 / 12.0));

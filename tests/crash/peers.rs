@@ -46,11 +46,12 @@ impl Peers {
     }
 }
 
-/// Submits one to three jobs under a key, again and again until that is acknowledged; then the next ones.
-pub async fn submitter(mut peers: Peers, number: usize, seed: u64) {
+/// Submits one to three jobs, again and again until that is acknowledged; then the next ones. Every `keyed`-th submission
+/// has a key: without one a repeated submission is another one.
+pub async fn submitter(mut peers: Peers, number: usize, seed: u64, keyed: usize) {
     let mut dice = SmallRng::seed_from_u64(seed ^ (number as u64 + 1) << 32);
     let mut failed = String::new();
-    for round in 0.. {
+    for round in 0_usize.. {
         if *peers.stopped.borrow() {
             return;
         }
@@ -58,7 +59,11 @@ pub async fn submitter(mut peers: Peers, number: usize, seed: u64) {
         let documents: Vec<_> = kinds.iter().map(|forbidden| document(*forbidden)).collect();
         let request = SubmitRequest {
             documents: serde_json::to_vec(&documents).unwrap().into(),
-            idempotency_key: format!("{seed}-{number}-{round}"),
+            idempotency_key: if round.is_multiple_of(keyed) {
+                format!("{seed}-{number}-{round}")
+            } else {
+                String::new()
+            },
         };
         loop {
             let url = peers.next_url(&failed).await;
@@ -71,6 +76,17 @@ pub async fn submitter(mut peers: Peers, number: usize, seed: u64) {
                 Err(_) => failed = url,
             }
         }
+    }
+}
+
+/// Submits this many jobs that no runner will see, a hundred at a time.
+pub async fn refused(url: &str, jobs: usize) {
+    let documents: Vec<_> = std::iter::repeat_with(|| document(true)).take(100).collect();
+    let documents = serde_json::to_vec(&documents).unwrap();
+    let mut client = JobsClient::connect(url.to_owned()).await.unwrap();
+    for _ in 0..jobs / 100 {
+        let request = SubmitRequest { documents: documents.clone().into(), idempotency_key: String::new() };
+        client.submit(request).await.unwrap();
     }
 }
 
