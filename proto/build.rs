@@ -4,8 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 3] =
-    ["jobgate/admission/v1/admission.proto", "jobgate/job/v1/job.proto", "jobgate/runner/v1/runner.proto"];
+const FILES: [&str; 4] = [
+    "jobgate/admission/v1/admission.proto",
+    "jobgate/job/v1/job.proto",
+    "jobgate/runner/v1/runner.proto",
+    "gitlab/agent/job_router/rpc/job_router.proto",
+];
 
 /// Messages that have a JSON form: the question with all its parts, and what REST answers.
 const JSON_MESSAGES: [&str; 15] = [
@@ -79,9 +83,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
-    let mut config = tonic_prost_build::configure().bytes(".jobgate.runner.v1").bytes(".jobgate.job.v1");
-    // Both hold job documents, which hold secrets: `lib.rs` prints them as `[redacted]`.
-    config = config.skip_debug(["jobgate.runner.v1.Assign", "jobgate.job.v1.SubmitRequest"]);
+    let mut config = tonic_prost_build::configure();
+    for package in [".jobgate.runner.v1", ".jobgate.job.v1", ".gitlab.agent.job_router.rpc"] {
+        config = config.bytes(package);
+    }
+    // These hold job documents or tokens: `lib.rs` prints them as `[redacted]`.
+    config = config.skip_debug([
+        "jobgate.runner.v1.Assign",
+        "jobgate.job.v1.SubmitRequest",
+        "gitlab.agent.job_router.rpc.GetJobRequest",
+        "gitlab.agent.job_router.rpc.GetJobResponse",
+    ]);
     for message in JSON_MESSAGES {
         config = config
             .type_attribute(message, "#[derive(serde::Serialize, serde::Deserialize)]")

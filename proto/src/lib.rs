@@ -40,6 +40,11 @@ pub mod runner {
     }
 }
 
+/// How GitLab Runner asks a job router for a job. GitLab's wire, not ours.
+pub mod gitlab {
+    tonic::include_proto!("gitlab.agent.job_router.rpc");
+}
+
 /// The encoded `google.protobuf.FileDescriptorSet` of all files, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
@@ -69,5 +74,17 @@ impl std::fmt::Debug for job::v1::SubmitRequest {
             .field("documents", &Redacted)
             .field("idempotency_key", &self.idempotency_key)
             .finish()
+    }
+}
+
+impl std::fmt::Debug for gitlab::GetJobRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GetJobRequest").field("job_request", &Redacted).finish()
+    }
+}
+
+impl std::fmt::Debug for gitlab::GetJobResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GetJobResponse").field("job_response", &Redacted).finish()
     }
 }

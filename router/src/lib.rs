@@ -8,6 +8,7 @@ mod decision;
 mod document;
 pub mod faces;
 mod follow;
+mod gitlab;
 mod glob;
 mod handle;
 mod image;

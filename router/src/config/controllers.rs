@@ -175,7 +175,7 @@ fn read_expose(loader: &Loader<'_, '_>, node: &Node) -> Option<Expose> {
 }
 
 /// Whether a URL's host is this machine, by its literal address or the name `localhost`.
-fn is_loopback(url: &str) -> bool {
+pub(super) fn is_loopback(url: &str) -> bool {
     let uri: Option<http::Uri> = url.parse().ok();
     let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');

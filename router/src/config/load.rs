@@ -9,8 +9,9 @@ use std::{
 use jobgate_yaml::{Document, Fault, Faults, Limits, Node, Place, Reader, Source};
 
 use super::{
-    Config, ControllerKind, DecisionLog, NoControllers, Secret, ServerTls,
+    Config, ControllerKind, DecisionLog, GitLabConfig, NoControllers, Secret, ServerTls,
     controllers::read_controller,
+    gitlab::read_gitlab,
     runners::{read_runner, read_token},
     scheduling::{read_priority, read_runner_group, read_weight},
 };
@@ -71,10 +72,8 @@ impl<'a, 's> Loader<'a, 's> {
         let spillover_hold = fields
             .take("spillover_hold")
             .map_or(Some(Duration::from_secs(30)), |node| self.span_within(node, Duration::ZERO..=HOUR));
-        if let Some(node) = fields.take("gitlab") {
-            let help = "this version serves its own queue; remove `gitlab` until the version that stands before GitLab";
-            self.reader.fault_with_help(node.place, "`gitlab` is not supported by this version", help);
-        }
+        let gitlab_place = fields.place_of("gitlab");
+        let gitlab = fields.take("gitlab").map(|node| read_gitlab(self, node));
         let controllers = self.each(fields.take("controllers"), |node| read_controller(self, node));
         let runners = self.each(fields.take("runners"), |node| read_runner(self, node));
         let tokens = self.each(fields.take("tokens"), |node| read_token(self, node));
@@ -98,7 +97,15 @@ impl<'a, 's> Loader<'a, 's> {
         self.unique("controller", controllers.iter().map(|(config, place)| (&*config.name, *place)));
         self.unique("runner", runners.iter().map(|(config, place)| (&*config.name, *place)));
         self.unique("token", tokens.iter().map(|(config, place)| (&*config.name, *place)));
-        self.runner_scopes(&controllers, &runners);
+        let gitlab = gitlab.map_or(Some(None), |gitlab| gitlab.map(Some))?;
+        if gitlab.is_some() && external_url.is_none() {
+            let help = "say `external_url`: the URL under which runners reach this router";
+            self.reader.fault_with_help(gitlab_place, "runners of GitLab must be told where this router is", help);
+        }
+        let served = gitlab.iter().flat_map(|gitlab: &GitLabConfig| &gitlab.runners).map(|runner| &*runner.name);
+        let names: Vec<_> = runners.iter().map(|(runner, _)| &*runner.name).chain(served).collect();
+        self.runner_scopes(&controllers, &names);
+        self.gitlab_names(gitlab.as_ref(), gitlab_place, &runners);
         self.distinct_tokens(&controllers, &runners, &tokens);
         // Where the groups themselves have faults, a name that is not among them says nothing.
         let runner_groups = runner_groups?;
@@ -114,6 +121,7 @@ impl<'a, 's> Loader<'a, 's> {
             admission_ttl: admission_ttl?,
             no_controllers: no_controllers?,
             max_jobs: usize::try_from(max_jobs?).unwrap_or(usize::MAX),
+            gitlab: gitlab.map(Arc::new),
             decision_log: decision_log.map_or(Some(None), |log| log.map(Some))?,
             controllers: controllers.into_iter().map(|(config, _)| Arc::new(config)).collect(),
             runners: runners.into_iter().map(|(config, _)| Arc::new(config)).collect(),
@@ -144,23 +152,22 @@ impl<'a, 's> Loader<'a, 's> {
     }
 
     /// A runner scope must name a runner that exists, or its controller would be asked about nothing.
-    fn runner_scopes(
-        &self,
-        controllers: &[(super::ControllerConfig, Place)],
-        runners: &[(super::RunnerConfig, Place)],
-    ) {
+    fn runner_scopes(&self, controllers: &[(super::ControllerConfig, Place)], runners: &[&str]) {
         for (controller, place) in controllers {
             let Scope::Runner(name) = &controller.scope else { continue };
-            if runners.iter().any(|(runner, _)| runner.name == *name) {
+            if runners.contains(&&**name) {
                 continue;
             }
-            let known = runners.iter().map(|(runner, _)| &*runner.name);
-            let message = match jobgate_yaml::nearest(name, known) {
+            let message = match jobgate_yaml::nearest(name, runners.iter().copied()) {
                 Some(near) => format!("there is no runner `{name}`; did you mean `{near}`?"),
                 None => format!("there is no runner `{name}`"),
             };
             let message = format!("controller `{}`: {message}", controller.name);
-            self.reader.fault_with_help(*place, message, "a runner scope names an entry of `runners`");
+            self.reader.fault_with_help(
+                *place,
+                message,
+                "a runner scope names an entry of `runners`, or of `runners` in `gitlab`",
+            );
         }
     }
 
@@ -193,7 +200,7 @@ impl<'a, 's> Loader<'a, 's> {
         }
     }
 
-    fn unique<'n>(&self, what: &str, names: impl Iterator<Item = (&'n str, Place)>) {
+    pub(super) fn unique<'n>(&self, what: &str, names: impl Iterator<Item = (&'n str, Place)>) {
         let mut seen = HashMap::new();
         for (name, place) in names {
             if let Some(first) = seen.insert(name, place) {
@@ -204,7 +211,7 @@ impl<'a, 's> Loader<'a, 's> {
     }
 
     /// Reads every element of a list that may be absent; `None` when any has a fault.
-    fn each<T>(&self, node: Option<&Node>, read: impl Fn(&Node) -> Option<T>) -> Option<Vec<(T, Place)>> {
+    pub(super) fn each<T>(&self, node: Option<&Node>, read: impl Fn(&Node) -> Option<T>) -> Option<Vec<(T, Place)>> {
         let Some(node) = node else { return Some(Vec::new()) };
         let items: Vec<_> =
             self.reader.list(node)?.iter().map(|item| read(item).map(|value| (value, item.place))).collect();

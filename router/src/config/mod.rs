@@ -1,6 +1,7 @@
 //! The configuration: a file of people becomes a checked value, or every fault of it at once.
 
 mod controllers;
+mod gitlab;
 mod load;
 mod runners;
 mod scheduling;
@@ -44,6 +45,8 @@ pub struct Config {
     pub max_jobs: usize,
     /// Where decisions are exported to as JSON lines.
     pub decision_log: Option<DecisionLog>,
+    /// The GitLab it stands in front of.
+    pub gitlab: Option<Arc<GitLabConfig>>,
     /// The controllers, in the order of the file.
     pub controllers: Vec<Arc<ControllerConfig>>,
     /// The runners.
@@ -60,6 +63,32 @@ pub struct Config {
     pub spillover_hold: Duration,
     /// How long documents, finished jobs and decisions are kept.
     pub retention: Duration,
+}
+
+/// The GitLab that jobs come from and runners' calls go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitLabConfig {
+    /// Its URL, `http://` or `https://`, with the path prefix it is under, without a slash at the end.
+    pub url: String,
+    /// PEM of the authority its certificate comes from, instead of the public ones.
+    pub ca: Option<Vec<u8>>,
+    /// Its runners that have a name here, and so may have controllers of their own.
+    pub runners: Vec<GitLabRunner>,
+    /// `failure_reason` of a job that policy rejects: the first of these that this GitLab knows, or the last.
+    pub policy_reasons: Vec<String>,
+    /// `failure_reason` of a job that is not admitted because somebody failed, chosen likewise.
+    pub failure_reasons: Vec<String>,
+    /// Open polls of one runner token at once; more are told to come again.
+    pub polls_per_token: usize,
+}
+
+/// A runner of GitLab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitLabRunner {
+    /// Its id in GitLab.
+    pub id: i64,
+    /// Its name here, unique.
+    pub name: Arc<str>,
 }
 
 /// Runners that belong together.

@@ -283,9 +283,49 @@ fn secrets_do_not_print() {
 }
 
 #[test]
-fn what_is_not_yet_there_is_said() {
-    let faults = folder().faults("gitlab: { url: https://gitlab.example.com }\n");
-    assert!(faults.contains("`gitlab` is not supported by this version"), "{faults}");
+fn a_gitlab_is_read_with_all_its_keys() {
+    let config = folder().good(
+        "gitlab:\n  url: https://gitlab.example.com/sub/\n  runners: [{ id: 17, name: gpu-1 }]\n  polls_per_token: 7\n  \
+         failure_reasons: { policy: [runner_unsupported] }\ncontrollers:\n  - { name: c, scope: \"runner:gpu-1\", grpc: \
+         \"http://127.0.0.1:1\" }\n",
+    );
+    let gitlab = config.gitlab.unwrap();
+    assert_eq!(gitlab.url, "https://gitlab.example.com/sub");
+    assert_eq!((gitlab.runners[0].id, &*gitlab.runners[0].name, gitlab.polls_per_token), (17, "gpu-1", 7));
+    assert_eq!(gitlab.policy_reasons, ["runner_unsupported"]);
+    assert_eq!(gitlab.failure_reasons, ["runner_system_failure"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_gitlab_is_said() {
+    for (text, fault) in [
+        ("gitlab: { url: http://gitlab.example.com }", "would cross the network in clear"),
+        ("gitlab: { url: \"https://u:p@gitlab.example.com\" }", "must not hold a name or password"),
+        ("gitlab: { url: \"https://gitlab.example.com?x=1\" }", "no query"),
+        ("gitlab: { }", "url"),
+        ("gitlab: { url: \"http://127.0.0.1:1\", ca: nowhere.pem }", "cannot read"),
+        ("gitlab: { url: https://g.example, runners: [{ id: 1, name: a }, { id: 1, name: b }] }", "has two names"),
+        (
+            "gitlab: { url: https://g.example, runners: [{ id: 1, name: a }, { id: 2, name: a }] }",
+            "two runners named `a`",
+        ),
+        ("gitlab: { url: https://g.example, failure_reasons: { policy: [] } }", "names no failure reason"),
+        ("gitlab: { url: https://g.example, failure_reasons: { policy: [\"Not Good\"] } }", "is no failure reason"),
+        ("gitlab: { url: https://g.example, polls_per_token: 0 }", "polls_per_token"),
+        ("gitlab: { url: https://g.example, runers: [] }", "did you mean `runners`?"),
+        (
+            "gitlab: { url: https://g.example }\nlisten: 0.0.0.0:7400\ninsecure: true\ntokens: [{ name: t, token_file: c.token, may: \
+             [read] }]",
+            "must be told where this router is",
+        ),
+        (
+            "gitlab: { url: https://g.example, runners: [{ id: 1, name: r }] }\nrunners: [{ name: r, token_file: b.token }]",
+            "a runner of GitLab and one of `runners`",
+        ),
+    ] {
+        let faults = folder().faults(&format!("{text}\n"));
+        assert!(faults.contains(fault), "{text}: {faults}");
+    }
 }
 
 #[test]

@@ -275,6 +275,7 @@ fn config() -> Config {
         priorities: Arc::default(),
         fairness: Arc::default(),
         spillover_hold: Duration::from_secs(30),
+        gitlab: None,
         retention: Duration::from_secs(30 * 24 * 3600),
     }
 }
