@@ -54,8 +54,8 @@ pub(crate) struct Chain {
     /// Version of the chain when it was looked up.
     pub(crate) version: ChainVersion,
     pub(crate) rules: Rules,
-    /// Whether any controller up to the project is asked about this job, now or when a runner is chosen.
-    pub(crate) is_anybody_asked: bool,
+    /// Nobody is asked about this job, and this part of the chain is the one that says so.
+    pub(crate) is_empty: bool,
 }
 
 /// The controllers of one rank for one job, in the order of the configuration.
@@ -76,6 +76,8 @@ pub(crate) enum Part<'a> {
     Arrival,
     /// When this runner is chosen: the runner level, and policies that read `runner`.
     Runner(&'a str),
+    /// All of it at once, for a job that arrives with its runner.
+    Whole(&'a str),
 }
 
 /// Hash of what decides a chain's answers, in hexadecimal.
@@ -125,6 +127,7 @@ impl Chains {
             Part::Runner(runner) => {
                 entry.applies_to(project, Some(runner)) && (entry.reads_runner || entry.is_runner_level())
             }
+            Part::Whole(runner) => entry.applies_to(project, Some(runner)),
         };
         let mut levels: Vec<Level> = Vec::new();
         let mut found: Vec<_> = self.entries.iter().filter(applies).collect();
@@ -143,7 +146,11 @@ impl Chains {
         }
         Chain {
             version,
-            is_anybody_asked: self.entries.iter().any(|entry| entry.applies_to(project, None)),
+            is_empty: match part {
+                Part::Arrival => !self.entries.iter().any(|entry| entry.applies_to(project, None)),
+                Part::Runner(_) => false,
+                Part::Whole(_) => levels.is_empty(),
+            },
             levels,
             rules: self.rules,
         }
@@ -153,7 +160,7 @@ impl Chains {
     pub(crate) fn version(&self, project: &ProjectPath, part: Part<'_>) -> ChainVersion {
         let runner = match part {
             Part::Arrival => None,
-            Part::Runner(runner) => Some(runner),
+            Part::Runner(runner) | Part::Whole(runner) => Some(runner),
         };
         let mut hash = Sha256::new();
         hash.update([u8::from(self.rules.no_controllers == NoControllers::Reject)]);

@@ -83,7 +83,7 @@ impl Admission {
                 break;
             }
         }
-        if ending.is_none() && !self.chain.is_anybody_asked && self.runner.is_none() {
+        if ending.is_none() && self.chain.is_empty {
             ending = self.nobody_asked();
         }
         self.conclude(ending, verdicts)
@@ -196,7 +196,7 @@ impl Admission {
     }
 
     fn conclude(&self, ending: Option<Ending>, verdicts: Vec<VerdictRecord>) -> (Conclusion, Decision) {
-        let nobody = verdicts.is_empty() && !self.chain.is_anybody_asked && self.runner.is_none();
+        let nobody = verdicts.is_empty() && self.chain.is_empty;
         let (conclusion, cause, reason) = match ending {
             Some(Ending { conclusion, cause, reason }) => (conclusion, Some(cause), reason),
             None if nobody => (Conclusion::Admitted, None, "nobody was asked: no controller applies".to_owned()),

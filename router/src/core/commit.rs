@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::Core;
 use crate::{
+    gitlab::Due,
     handle::{RunnerOrder, Session},
     scheduler::{Assignment, Content, Effect, NewDocument, Now, Slot},
     store::{Batch, DocumentRef},
@@ -29,6 +30,8 @@ pub(super) struct Pending {
     /// How many of them each runner's stream waits for.
     held_orders: HashMap<Session, usize>,
     effects: Vec<Effect>,
+    /// What is due of hand-outs.
+    pub(super) due: Vec<Due>,
     pub(super) replies: Vec<Box<dyn FnOnce() + Send>>,
 }
 
@@ -43,7 +46,13 @@ impl Core {
             if !self.commit(now) {
                 return self.hold(now);
             }
-            let Pending { batch, held, effects, replies, .. } = std::mem::take(&mut self.pending);
+            let Pending { batch, held, effects, due, replies, .. } = std::mem::take(&mut self.pending);
+            // Before the answers: a runner that has its job is recognised by what it says next.
+            for due in due {
+                if let Some(desk) = &self.desk {
+                    desk.perform(due);
+                }
+            }
             // Before the answers: who asks for a job and follows it then knows which changes its answer contains.
             for record in batch.records {
                 // Nobody watching is fine.
@@ -86,9 +95,10 @@ impl Core {
                 }
             }
             if !went_on {
-                return;
+                break;
             }
         }
+        self.collect_handouts();
     }
 
     /// What becomes of a step that cannot be committed. No assignment is kept for later: its lease would run out, and its
@@ -215,6 +225,6 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        !self.has_to_write() && self.held.is_empty() && self.effects.is_empty() && self.replies.is_empty()
+        !self.has_to_write() && self.held.is_empty() && self.effects.is_empty() && self.due.is_empty() && self.replies.is_empty()
     }
 }

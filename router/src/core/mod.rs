@@ -4,6 +4,7 @@
 mod answer;
 mod asking;
 mod commit;
+mod handouts;
 mod history;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{asking::Question, commit::Pending, history::History};
+use self::{asking::Question, commit::Pending, handouts::Desk, history::History};
+pub(crate) use self::handouts::{HandOutCommand, HandOutParts, Judged, Ruled};
 use crate::{
     admission::{LateVerdict, Observer},
     chain::Chains,
@@ -83,6 +85,8 @@ pub(crate) struct Parts {
     pub(crate) store: Box<dyn Store>,
     pub(crate) restored: Restored,
     pub(crate) observer: Arc<dyn Observer>,
+    /// Where it stands in front of a GitLab.
+    pub(crate) handouts: Option<HandOutParts>,
     /// Where committed decisions are exported to.
     pub(crate) export: Export,
     /// A thread of its own, so that a sync of the disk holds up nobody's connection.
@@ -101,6 +105,10 @@ pub(crate) type Export = Box<dyn Fn(&Arc<Decision>) + Send>;
 pub(crate) struct Running {
     pub(crate) handle: Handle,
     pub(crate) events: mpsc::Sender<Event>,
+    /// The chains in use. A decision under older ones is found stale when it would serve.
+    pub(crate) chains: watch::Receiver<Chains>,
+    /// Salt of the short hashes that runners of GitLab are known by.
+    pub(crate) salt: [u8; 16],
     /// Whether the store can write.
     pub(crate) store_ok: watch::Receiver<bool>,
     /// Knows when no admission is open.
@@ -130,6 +138,9 @@ struct Core {
     room: usize,
     open: TaskTracker,
     store_ok: watch::Sender<bool>,
+    chains: watch::Sender<Chains>,
+    /// Hand-outs of GitLab, where there is one.
+    desk: Option<Desk>,
     began: Instant,
     clock: Clock,
     /// No new questions are asked.
@@ -150,6 +161,7 @@ pub(crate) fn start(parts: Parts) -> Result<Running, StoreError> {
     let (events_in, events) = mpsc::channel(INBOX);
     let (changes, _) = broadcast::channel(INBOX);
     let (store_ok, store_state) = watch::channel(true);
+    let (chains, current_chains) = watch::channel(parts.chains.clone());
     let mut core = Core {
         scheduler: Scheduler::new(parts.chains, parts.limits, parts.settings.rules),
         history: History::default(),
@@ -167,20 +179,23 @@ pub(crate) fn start(parts: Parts) -> Result<Running, StoreError> {
         room: asking::ADMISSIONS,
         open: TaskTracker::new(),
         store_ok,
+        chains,
+        desk: parts.handouts.map(Desk::new),
         began: Instant::now(),
         clock: parts.clock,
         draining: Arc::default(),
         pending: Pending::default(),
         retry_at: None,
     };
-    core.restore(parts.restored)?;
+    let salt = core.restore(parts.restored)?;
     let (open, end) = (core.open.clone(), CancellationToken::new());
     let run = core.run(commands, events, end.clone());
     let task = match parts.own_thread {
         true => on_a_thread(run),
         false => tokio::spawn(run),
     };
-    Ok(Running { handle: Handle { inbox, changes }, events: events_in, store_ok: store_state, open, end, task })
+    let handle = Handle { inbox, changes };
+    Ok(Running { handle, events: events_in, chains: current_chains, salt, store_ok: store_state, open, end, task })
 }
 
 /// Runs it on a thread that does nothing else.
@@ -225,14 +240,20 @@ impl Core {
                 self.command(command, now);
             }
             self.scheduler.tick(now);
+            if let Some(desk) = &mut self.desk {
+                desk.tick(now);
+            }
             self.settle(now);
         }
     }
 
-    fn restore(&mut self, mut restored: Restored) -> Result<(), StoreError> {
+    /// Takes up what was kept, and gives the salt.
+    fn restore(&mut self, mut restored: Restored) -> Result<[u8; 16], StoreError> {
         let now = self.now();
+        let salt = self.desk.as_mut().map(|desk| desk.restore(&restored, now)).transpose()?;
         self.history.restore(std::mem::take(&mut restored.decisions), std::mem::take(&mut restored.submissions), now);
-        self.scheduler.restore(restored, now)
+        self.scheduler.restore(restored, now)?;
+        Ok(salt.unwrap_or_default())
     }
 
     fn now(&self) -> Now {
@@ -244,7 +265,8 @@ impl Core {
     /// When there is something to do though nobody says anything.
     fn wake_at(&self) -> Instant {
         let hour = BEGINNING + self.began.elapsed() + Duration::from_secs(3600);
-        let deadline = self.scheduler.next_deadline().unwrap_or(hour);
+        let handouts = self.desk.as_ref().and_then(|desk| desk.table().next_deadline());
+        let deadline = self.scheduler.next_deadline().into_iter().chain(handouts).min().unwrap_or(hour);
         let deadline = self.retry_at.map_or(deadline, |retry| retry.min(deadline));
         self.began + deadline.saturating_sub(BEGINNING)
     }
@@ -264,11 +286,13 @@ impl Core {
             Event::Versions { controller, versions, reads_runner } => {
                 if let Some(chains) = self.scheduler.chains().with_versions(&controller, &versions, reads_runner) {
                     self.scheduler.set_chains(chains, now);
+                    self.show_chains();
                 }
             }
             Event::Reconfigured { chains, runners, settings, admission_ttl } => {
                 let anybody = matches!(runners, Runners::Any);
                 self.scheduler.reconfigure(chains, settings.rules, admission_ttl, anybody, now);
+                self.show_chains();
                 self.priorities = settings.priorities;
                 self.runners = runners;
             }
@@ -320,6 +344,7 @@ impl Core {
                 let result = self.scheduler.operate(action, now);
                 self.reply(reply, result);
             }
+            Command::HandOut(command) => self.handout(command, now),
             question => self.answer(question, now),
         }
     }

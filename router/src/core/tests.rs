@@ -101,6 +101,7 @@ fn start_with(entries: Vec<Entry>, disk: &Disk) -> Running {
         limits: Limits { max_jobs: 100, max_finished: 100, admission_ttl: Duration::from_secs(600) },
         store: Box::new(disk.clone()),
         observer: Arc::new(Deaf),
+        handouts: None,
         export: Box::new(|_| {}),
     })
     .unwrap()
@@ -486,6 +487,7 @@ async fn a_project_whose_controller_hangs_holds_up_no_other() {
         limits: Limits { max_jobs: 5000, max_finished: 100, admission_ttl: Duration::from_secs(600) },
         store: Box::new(Disk::default()),
         observer: Arc::new(Deaf),
+        handouts: None,
         export: Box::new(|_| {}),
     })
     .unwrap();

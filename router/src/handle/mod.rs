@@ -15,7 +15,9 @@ pub use runner::{
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
+    core::{HandOutCommand, Judged, Ruled},
     decision::Decision,
+    gitlab::{HandOut, Report},
     job::{JobId, JobRecord, JobState, NewJob},
     path::ProjectPath,
 };
@@ -141,6 +143,7 @@ pub(crate) enum Command {
     Queue(Reply<QueueStatus>),
     Explain(JobId, Reply<JobDetails>),
     Operate(RunnerAction, Reply<()>),
+    HandOut(HandOutCommand),
     Drain(Reply<()>),
 }
 
@@ -161,6 +164,7 @@ impl Command {
             Self::Queue(reply) => tell(reply, error),
             Self::Explain(_, reply) => tell(reply, error),
             Self::Operate(_, reply) => tell(reply, error),
+            Self::HandOut(command) => return command.refuse(error).map(Self::HandOut),
             Self::Runner(..) | Self::Detach(_) | Self::Drain(_) => return Some(self),
         }
         None
@@ -288,6 +292,22 @@ impl Handle {
     /// [`CoreError::NotSingleLeader`], [`CoreError::StoreUnavailable`], [`CoreError::Closing`].
     pub async fn operate(&self, action: RunnerAction) -> Result<(), CoreError> {
         self.ask(|reply| Command::Operate(action, reply)).await
+    }
+
+    /// What becomes of a job of GitLab about which a decision was made.
+    pub(crate) async fn judge(&self, judged: Judged) -> Result<Ruled, CoreError> {
+        self.ask(|reply| Command::HandOut(HandOutCommand::Decided(Box::new(judged), reply))).await
+    }
+
+    /// A job of GitLab that cannot be decided about.
+    pub(crate) async fn give_up(&self, handout: HandOut, report: Report) -> Result<(), CoreError> {
+        self.ask(|reply| Command::HandOut(HandOutCommand::GaveUp(handout, report, reply))).await
+    }
+
+    /// Passes on what happened to a job of GitLab.
+    pub(crate) async fn handout(&self, command: HandOutCommand) {
+        // A closed inbox means that the router is gone; what is kept is taken up at its next start.
+        let _ = self.inbox.send(Command::HandOut(command)).await;
     }
 
     /// Tells all runners to drain and assigns nothing from now on.

@@ -297,6 +297,11 @@ impl Scheduler {
         tags
     }
 
+    /// How long a decision serves.
+    pub(crate) fn admission_ttl(&self) -> Duration {
+        self.limits.admission_ttl
+    }
+
     pub(crate) fn chains(&self) -> &Chains {
         &self.chains
     }

@@ -29,7 +29,7 @@ impl Versions {
         let of_project = entry(&mut known, project);
         match part {
             Part::Arrival => of_project.arrival = Some(version.clone()),
-            Part::Runner(runner) => drop(of_project.by_runner.insert(runner.into(), version.clone())),
+            Part::Runner(runner) | Part::Whole(runner) => drop(of_project.by_runner.insert(runner.into(), version.clone())),
         }
         version
     }
@@ -47,7 +47,7 @@ impl OfProject {
     fn get(&self, part: Part<'_>) -> Option<&ChainVersion> {
         match part {
             Part::Arrival => self.arrival.as_ref(),
-            Part::Runner(runner) => self.by_runner.get(runner),
+            Part::Runner(runner) | Part::Whole(runner) => self.by_runner.get(runner),
         }
     }
 }

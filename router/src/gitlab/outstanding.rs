@@ -1,0 +1,80 @@
+//! What the faces see of hand-outs: which are on their way to a runner, and which no runner may go on with.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use super::{handout::GitLabJob, handouts::Shown, tokens::TokenKey};
+
+/// Shared, and cheap to clone. The task that owns the hand-outs writes it, after each commit; everybody else reads. Small: a job
+/// is in it for as long as it takes its runner to say that it has it.
+#[derive(Clone, Default)]
+pub(crate) struct Outstanding(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    shown: HashMap<GitLabJob, Shown>,
+    /// What was answered to whom, as long as it is not known to have arrived.
+    answers: HashMap<Asker, Bytes>,
+    askers: HashMap<GitLabJob, Asker>,
+}
+
+/// Who asked. A runner that gets an error from something between itself and us asks again within the same call, under the same
+/// `X-Request-Id` (facts 7.20).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Asker {
+    pub(crate) token: TokenKey,
+    pub(crate) system_id: String,
+    pub(crate) request_id: String,
+}
+
+impl Outstanding {
+    /// How a hand-out is; `None` when it is none, or is its runner's and GitLab's own business.
+    pub(crate) fn shown(&self, job: GitLabJob) -> Option<Shown> {
+        self.state().shown.get(&job).copied()
+    }
+
+    /// Sets it.
+    pub(crate) fn show(&self, job: GitLabJob, shown: Option<Shown>) {
+        let mut state = self.state();
+        match shown {
+            Some(shown) => drop(state.shown.insert(job, shown)),
+            None => drop(state.shown.remove(&job)),
+        }
+        if shown != Some(Shown::Delivering)
+            && let Some(asker) = state.askers.remove(&job)
+        {
+            state.answers.remove(&asker);
+        }
+    }
+
+    /// Remembers what is answered, until it is known to have arrived or is given up.
+    pub(crate) fn answered(&self, asker: Asker, job: GitLabJob, document: Bytes) {
+        let mut state = self.state();
+        if state.shown.get(&job) == Some(&Shown::Delivering) {
+            state.askers.insert(job, asker.clone());
+            state.answers.insert(asker, document);
+        }
+    }
+
+    /// What this very call was answered already, if that may have been lost on the way.
+    pub(crate) fn again(&self, asker: &Asker) -> Option<Bytes> {
+        self.state().answers.get(asker).cloned()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics between two changes that belong together.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Outstanding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Answers hold secrets.
+        f.debug_map().entries(self.state().shown.iter()).finish()
+    }
+}
