@@ -133,6 +133,7 @@ impl Setup {
             readiness: readiness.clone(),
             services: tonic::service::Routes::default(),
             limits: self.limits,
+            gitlab: crate::gitlab::Front::new(&self.config).unwrap(),
         };
         let server = Server::bind(&self.config, parts).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
