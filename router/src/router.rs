@@ -17,7 +17,7 @@ use crate::{
     config::{Config, ControllerConfig, ControllerKind, ControllerState, OnFailure},
     core::{self, Event, Running},
     faces::{self, Auth, BindError, DecisionLog, DecisionLogEnd, Limits, Metrics, Readiness, Server, Tls},
-    gitlab::{Front, UpstreamError},
+    gitlab::{Front, Prepared, UpstreamError},
     handle::Handle,
     path::Scope,
     policy::PolicySource,
@@ -70,6 +70,7 @@ struct Shared {
     /// One reload at a time: each is built upon the one before.
     turn: tokio::sync::Mutex<()>,
     events: tokio::sync::mpsc::Sender<Event>,
+    gitlab: Option<Front>,
     tunnels: Tunnels,
     auth: Auth,
     tls: Option<Tls>,
@@ -152,6 +153,8 @@ impl Router {
         let log = config.decision_log.as_ref().map(|log| DecisionLog::start(log, metrics.clone()));
         let log = log.transpose().map_err(RunError::DecisionLog)?;
         let exporter = log.as_ref().map(|(log, _)| log.clone());
+        let prepared = Prepared::new(&config, metrics.gitlab())?;
+        let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
         let running = core::start(core::Parts {
             chains: roster.chains(rules(&config)),
             runners: core::Runners::of(&config),
@@ -165,7 +168,8 @@ impl Router {
             restored,
             own_thread: true,
             clock: Box::new(jiff::Timestamp::now),
-            observer: Arc::new(Counting(metrics.clone())),
+            observer: observer.clone(),
+            handouts: prepared.as_ref().map(Prepared::parts),
             export: Box::new(move |decision| {
                 if let Some(log) = &exporter {
                     log.export(decision.clone());
@@ -176,6 +180,7 @@ impl Router {
             }),
         });
         let running = running.map_err(RunError::Store)?;
+        let gitlab = prepared.map(|prepared| prepared.start(&config, &running, observer));
         let (closing, is_closing) = watch::channel(false);
         let late = metrics.clone();
         let tunnels = Tunnels::new(roster.slots(), is_closing, Arc::new(move |name| late.late_answer(name)));
@@ -191,7 +196,7 @@ impl Router {
             readiness,
             services: Routes::new(tunnels.clone().service()),
             limits,
-            gitlab: Front::new(&config)?,
+            gitlab: gitlab.clone(),
         };
         let server = Server::bind(&config, parts).await?;
         roster.follow(&running.events);
@@ -201,6 +206,7 @@ impl Router {
             current: Mutex::new((config, roster)),
             turn: tokio::sync::Mutex::default(),
             events: running.events.clone(),
+            gitlab,
             tunnels,
             auth: server.auth(),
             tls: server.tls(),
@@ -259,6 +265,9 @@ impl Bound {
             }
             tracing::info!("shutting down: no new questions, runners are told to drain");
             let _ = handle.drain().await;
+            if let Some(front) = &reloader.0.gitlab {
+                front.source().drain();
+            }
             // Admissions that have begun go on to their end, level by level; then the streams of their controllers end.
             open.close();
             if tokio::time::timeout(DRAIN, open.wait()).await.is_err() {
@@ -284,8 +293,8 @@ impl Bound {
 impl Reloader {
     /// Takes another configuration, all or nothing. Decisions made under the old one are found stale when they would serve.
     ///
-    /// `listen`, `state`, `decision_log`, `max_jobs`, `retention` and whether there is TLS stay as they were: they need a restart, and the
-    /// names of those that differ are returned.
+    /// `listen`, `state`, `decision_log`, `max_jobs`, `retention`, where GitLab is and whether there is TLS stay as they were: they need
+    /// a restart, and the names of those that differ are returned.
     ///
     /// # Errors
     ///
@@ -307,6 +316,9 @@ impl Reloader {
         };
         // A task that is gone has no use for it.
         let _ = shared.events.send(event).await;
+        if let (Some(front), Some(gitlab)) = (&shared.gitlab, &config.gitlab) {
+            front.source().reconfigure(gitlab);
+        }
         // After it: what changed since the chains were made is told again.
         roster.follow(&shared.events);
         let fixed = [
@@ -315,7 +327,7 @@ impl Reloader {
             ("state", before.state != config.state),
             ("decision_log", before.decision_log != config.decision_log),
             ("max_jobs", before.max_jobs != config.max_jobs),
-            ("gitlab", before.gitlab != config.gitlab),
+            ("gitlab", place(&before) != place(&config)),
             ("retention", before.retention != config.retention),
         ];
         *shared.current.lock().unwrap_or_else(PoisonError::into_inner) = (config, roster);
@@ -350,6 +362,11 @@ impl Observer for Counting {
     fn answered(&self, controller: &Arc<str>, outcome: &'static str, failure: Option<FailureCause>, took: Duration) {
         self.0.question(controller, failure.map_or(outcome, FailureCause::as_str), took);
     }
+}
+
+/// Which GitLab, and how it is reached.
+fn place(config: &Config) -> Option<(&str, Option<&[u8]>)> {
+    config.gitlab.as_ref().map(|gitlab| (&*gitlab.url, gitlab.ca.as_deref()))
 }
 
 fn rules(config: &Config) -> Rules {

@@ -225,6 +225,10 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        !self.has_to_write() && self.held.is_empty() && self.effects.is_empty() && self.due.is_empty() && self.replies.is_empty()
+        !self.has_to_write()
+            && self.held.is_empty()
+            && self.effects.is_empty()
+            && self.due.is_empty()
+            && self.replies.is_empty()
     }
 }

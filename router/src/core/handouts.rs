@@ -36,8 +36,6 @@ pub(crate) enum HandOutCommand {
     Took(HandOut),
     /// Its chain has decided.
     Decided(Box<Judged>, Reply<Ruled>),
-    /// It cannot be decided about; this is what GitLab is to be told.
-    GaveUp(HandOut, Report, Reply<()>),
     /// Its runner has it.
     Confirmed(GitLabJob),
     /// Nobody took it from us.
@@ -110,10 +108,6 @@ impl Core {
                 let ruled = self.rule(*judged, now);
                 self.reply(reply, Ok(ruled));
             }
-            HandOutCommand::GaveUp(handout, report, reply) => {
-                desk.table.reject(handout, report, now);
-                self.reply(reply, Ok(()));
-            }
             HandOutCommand::Confirmed(job) => desk.table.confirmed(job),
             HandOutCommand::Returned(job) => desk.table.returned(job, now),
             HandOutCommand::Finished(job) => desk.table.finished(job),
@@ -168,7 +162,6 @@ impl HandOutCommand {
         match self {
             // Who does not wait any more needs no answer.
             Self::Decided(_, reply) => drop(reply.send(Err(error))),
-            Self::GaveUp(_, _, reply) => drop(reply.send(Err(error))),
             other => return Some(other),
         }
         None

@@ -25,8 +25,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{asking::Question, commit::Pending, handouts::Desk, history::History};
 pub(crate) use self::handouts::{HandOutCommand, HandOutParts, Judged, Ruled};
+use self::{asking::Question, commit::Pending, handouts::Desk, history::History};
 use crate::{
     admission::{LateVerdict, Observer},
     chain::Chains,

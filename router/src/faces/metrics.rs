@@ -16,7 +16,10 @@ use prometheus_client::{
 
 use self::queue::QueueGauges;
 use super::ControllerStatus;
-use crate::handle::{QueueStatus, RunnerStatus};
+use crate::{
+    gitlab::GitLabMetrics,
+    handle::{QueueStatus, RunnerStatus},
+};
 
 /// Upper bounds of the latency histograms, in seconds: in-process policies take microseconds, remote controllers up to their
 /// time limit.
@@ -41,6 +44,7 @@ struct Inner {
     refused: Family<Refused, Counter>,
     accept_errors: Counter,
     connections: Gauge,
+    gitlab: GitLabMetrics,
     scraped: Scraped,
     scrape: Mutex<()>,
 }
@@ -132,6 +136,7 @@ impl Metrics {
             refused: Family::default(),
             accept_errors: Counter::default(),
             connections: Gauge::default(),
+            gitlab: GitLabMetrics::default(),
             scraped: Scraped::default(),
             scrape: Mutex::default(),
         };
@@ -174,6 +179,11 @@ impl Metrics {
         self.0.refused.get_or_create(&Refused { reason }).inc();
     }
 
+    /// What is counted in front of GitLab.
+    pub(crate) fn gitlab(&self) -> GitLabMetrics {
+        self.0.gitlab.clone()
+    }
+
     pub(super) fn accept_error(&self) {
         self.0.accept_errors.inc();
     }
@@ -214,6 +224,7 @@ impl Inner {
         to.register("refused_requests", "Requests refused before they were read", self.refused.clone());
         to.register("accept_errors", "Connections that could not be accepted", self.accept_errors.clone());
         to.register("connections", "Open connections", self.connections.clone());
+        self.gitlab.register(to);
         self.scraped.register(to);
     }
 }

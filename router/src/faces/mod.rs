@@ -18,6 +18,7 @@ mod throttle;
 mod tls;
 
 pub use auth::{Auth, AuthError};
+pub(crate) use connection::Peer;
 pub use decision_log::{DecisionLog, DecisionLogEnd};
 pub use limits::Limits;
 pub use metrics::Metrics;

@@ -23,7 +23,12 @@ use super::{
     observe::{self, Observe},
     rest::{self, Rest},
 };
-use crate::{config::Config, gitlab::Front, handle::Handle};
+use crate::{
+    config::Config,
+    gitlab::{Front, JobRouterFace, LARGEST_MESSAGE},
+    handle::Handle,
+};
+use jobgate_proto::gitlab::job_router_server::JobRouterServer;
 
 /// What the faces show, and whom they ask.
 #[derive(Clone)]
@@ -160,6 +165,12 @@ impl fmt::Debug for Parts {
 fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router, BindError> {
     let Parts { handle, controllers, metrics, readiness, services, limits, gitlab } = parts.clone();
     let jobs = Jobs::new(handle.clone(), limits.document_bytes);
+    let services = match &gitlab {
+        Some(front) => services.add_service(
+            JobRouterServer::new(JobRouterFace::new(front.source().clone())).max_decoding_message_size(LARGEST_MESSAGE),
+        ),
+        None => services,
+    };
     let grpc = grpc::routes(services, jobs.clone(), &limits, &readiness, closing)?;
     let rest = rest::routes(Rest { jobs, controllers: controllers.clone() });
     let observe = observe::routes(Observe { handle, metrics, readiness, controllers });
@@ -169,6 +180,9 @@ fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router
     let gate = Gate { auth: auth.clone(), gitlab, limit: limits.request, turns };
     Ok(app.layer(middleware::from_fn_with_state(Arc::new(gate), pass)))
 }
+
+/// How runners of GitLab ask for jobs over gRPC.
+const JOB_ROUTER: &str = "/gitlab.agent.job_router.rpc.JobRouter/GetJob";
 
 /// What is in front of everything. One layer, because each one costs every request another box and another copy of what is
 /// behind it.
@@ -198,12 +212,17 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
     if let Err(error) = gate.auth.admit(&mut request) {
         return error.respond(grpc);
     }
+    // GitLab holds it for longer than our limit, and ends it.
+    let is_poll = gate.gitlab.is_some() && request.uri().path() == JOB_ROUTER;
     let is_submission =
         request.method() == Method::POST && ["/v1/jobs", "/jobgate.job.v1.Jobs/Submit"].contains(&request.uri().path());
     let answered = async {
         let _turn = if is_submission { Some(gate.turns.acquire().await) } else { None };
         next.run(request).await
     };
+    if is_poll {
+        return answered.await;
+    }
     let answered = tokio::time::timeout(gate.limit, answered).await;
     answered.unwrap_or_else(|_| ApiError::new(Kind::TimedOut, "the request took too long").respond(grpc))
 }

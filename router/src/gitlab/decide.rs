@@ -129,7 +129,13 @@ impl Case<'_> {
             }
         };
         let turn = inner.turns.take(self.asking.key).await;
-        let broken = Decision::broken(&job, &admission, &project.as_str().into(), Some(self.asking.name.clone()), &chain.version);
+        let broken = Decision::broken(
+            &job,
+            &admission,
+            &project.as_str().into(),
+            Some(self.asking.name.clone()),
+            &chain.version,
+        );
         let run = AssertUnwindSafe(self.admission(view, chain, admission).run()).catch_unwind();
         let mut run = pin!(run);
         let ended = match tokio::time::timeout(WRITTEN_AFTER, &mut run).await {
@@ -203,7 +209,8 @@ impl Case<'_> {
             // Nothing can be written. The job must not stay for that: GitLab is told from memory.
             Err(error) => {
                 inner.metrics.job(&self.asking.name, "failed");
-                let report = report.unwrap_or_else(|| Report::of_failure(&trace::failed("jobgate cannot write its state")));
+                let report =
+                    report.unwrap_or_else(|| Report::of_failure(&trace::failed("jobgate cannot write its state")));
                 let handout = HandOut { stage: Stage::Failing(report), ..self.handout.clone() };
                 drop(inner.finish.send(handout));
                 Some(Outcome::Stop(refusal(&error)))

@@ -107,8 +107,8 @@ impl Finisher {
             // The token is worth nothing once the job has failed: now or never. But a job must not stay for its log's sake.
             Ok(Some(reply)) if is_passing(reply.status) && tries < WITH_TRACE => return self.later("its log", &reply),
             Err(error) if tries < WITH_TRACE => return broken("its log", &error),
-            Ok(Some(reply)) => tracing::warn!(job = handout.job.0, status = %reply.status, "GitLab does not take the log of a rejected job"),
-            Err(error) => tracing::warn!(job = handout.job.0, %error, "GitLab does not take the log of a rejected job"),
+            Ok(Some(reply)) => without_log(handout.job, &format!("GitLab answers {}", reply.status)),
+            Err(error) => without_log(handout.job, &error.to_string()),
         }
         // Without `checksum` and `output` the state is taken at once (facts 5.2), and without `exit_code` no
         // `allow_failure:exit_codes` of the author makes a warning of it (facts 5.3).
@@ -149,7 +149,8 @@ impl Finisher {
             if reply.status == StatusCode::ACCEPTED && !is_over(&reply) {
                 return Ok(None);
             }
-            let held = reply.text(&http::header::RANGE).and_then(|range| range.strip_prefix("0-")?.parse::<usize>().ok());
+            let held =
+                reply.text(&http::header::RANGE).and_then(|range| range.strip_prefix("0-")?.parse::<usize>().ok());
             match held {
                 // An attempt before this one was further than its answer.
                 Some(held) if reply.status == StatusCode::RANGE_NOT_SATISFIABLE && held > from => from = held,
@@ -162,6 +163,10 @@ impl Finisher {
     fn later(&self, what: &str, reply: &Reply) -> Ended {
         Ended::Later { why: format!("{what}: GitLab answers {}", reply.status), pause: reply.pause((self.clock)()) }
     }
+}
+
+fn without_log(job: GitLabJob, why: &str) {
+    tracing::warn!(job = job.0, why, "GitLab does not take the log of a job that is given up; the job ends without it");
 }
 
 fn broken(what: &str, error: &CallError) -> Ended {

@@ -7,21 +7,41 @@ use std::{
 use axum::{body::Body, response::Response};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::{
-    answer,
+    GitLabMetrics, HandOut, Outstanding, answer,
+    calls::JOB_STATUS,
+    handout::GitLabJob,
+    handouts::Shown,
     pass::pass,
-    path::{Target, Unreadable, classify},
+    path::{JobCall, Target, Unreadable, classify},
+    source::{Parts, Source},
     upstream::{Upstream, UpstreamError},
 };
-use crate::config::Config;
+use crate::{
+    admission::Observer,
+    config::{Config, GitLabConfig},
+    core::{HandOutCommand, HandOutParts, Running},
+};
 
 /// What runners of GitLab meet in its place. Cheap to clone.
 #[derive(Clone)]
 pub struct Front(Arc<Shared>);
 
+/// A front whose router has not started yet.
+pub(crate) struct Prepared {
+    config: Arc<GitLabConfig>,
+    upstream: Upstream,
+    outstanding: Outstanding,
+    finish: mpsc::UnboundedSender<HandOut>,
+    to_finish: mpsc::UnboundedReceiver<HandOut>,
+    metrics: GitLabMetrics,
+}
+
 struct Shared {
     upstream: Upstream,
+    source: Source,
     /// The path of our own URL.
     prefix: String,
     /// Where runners find the job router: here. `None` where our own URL is not known.
@@ -37,21 +57,56 @@ struct Discovery<'a> {
     server_url: &'a str,
 }
 
-impl Front {
-    /// Made from `gitlab` and `external_url` of a configuration; `None` without the former.
+impl Prepared {
+    /// Made from `gitlab` of a configuration; `None` without it.
     ///
     /// # Errors
     ///
-    /// [`UpstreamError`] says what in `gitlab` cannot be used.
-    pub fn new(config: &Config) -> Result<Option<Self>, UpstreamError> {
-        let Some(gitlab) = &config.gitlab else { return Ok(None) };
+    /// [`UpstreamError`] says what in it cannot be used.
+    pub(crate) fn new(config: &Config, metrics: GitLabMetrics) -> Result<Option<Self>, UpstreamError> {
+        let Some(config) = config.gitlab.clone() else { return Ok(None) };
+        let (finish, to_finish) = mpsc::unbounded_channel();
+        let upstream = Upstream::new(&config)?;
+        Ok(Some(Self { config, upstream, outstanding: Outstanding::default(), finish, to_finish, metrics }))
+    }
+
+    /// What the task that owns the state needs of it.
+    pub(crate) fn parts(&self) -> HandOutParts {
+        let metrics = self.metrics.clone();
+        HandOutParts {
+            outstanding: self.outstanding.clone(),
+            finish: self.finish.clone(),
+            counted: Box::new(move |counts| metrics.set_handouts(counts)),
+        }
+    }
+
+    /// Begins to serve the router that runs. Must be called within a Tokio runtime.
+    pub(crate) fn start(self, config: &Config, running: &Running, observer: Arc<dyn Observer>) -> Front {
         let own: Option<Uri> = config.external_url.as_ref().and_then(|url| url.parse().ok());
         let prefix = own.as_ref().map_or("", |url| url.path().trim_end_matches('/')).to_owned();
         let server_url = own.and_then(|url| {
             let scheme = if url.scheme_str() == Some("https") { "grpcs" } else { "grpc" };
             Some(format!("{scheme}://{}", url.authority()?))
         });
-        Ok(Some(Self(Arc::new(Shared { upstream: Upstream::new(gitlab)?, prefix, server_url }))))
+        let Self { config, upstream, outstanding, finish, to_finish, metrics } = self;
+        let parts = Parts {
+            config: &config,
+            upstream: upstream.clone(),
+            running,
+            outstanding,
+            finish,
+            to_finish,
+            observer,
+            metrics,
+        };
+        Front(Arc::new(Shared { upstream, source: Source::start(parts), prefix, server_url }))
+    }
+}
+
+impl Front {
+    /// Where runners' polls go.
+    pub(crate) fn source(&self) -> &Source {
+        &self.0.source
     }
 
     /// Whether a request with this path is for GitLab. One that cannot be read is taken as well, to be refused: who routes
@@ -67,15 +122,44 @@ impl Front {
             Ok(read) => read,
             Err(unreadable) => return answer::error(StatusCode::BAD_REQUEST, &unreadable.to_string()),
         };
+        // Every connection has a peer; there is none where a request is made by hand.
+        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         match target {
-            Target::JobRequest => answer::unavailable("this router does not ask GitLab for jobs yet"),
+            Target::JobRequest => self.0.source.rest(request, peer).await,
             Target::Discovery => self.discovery(request.method()),
             Target::Internal => answer::error(StatusCode::NOT_FOUND, "404 Not Found"),
-            Target::Job { .. } | Target::Other => {
-                // Every connection has a peer; there is none where a request is made by hand.
-                let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-                pass(&self.0.upstream, request, &path, peer).await
+            Target::Job { id: Some(id), call } => self.job(GitLabJob(id), call, request, &path, peer).await,
+            Target::Job { .. } | Target::Other => pass(&self.0.upstream, request, &path, peer).await,
+        }
+    }
+
+    /// What is said about one job. The first word of its runner that GitLab takes, authenticated by the job's own token, is the
+    /// proof that the runner has it.
+    async fn job(
+        &self,
+        job: GitLabJob,
+        call: JobCall,
+        request: Request<Body>,
+        path: &str,
+        peer: IpAddr,
+    ) -> Response<Body> {
+        let Shared { upstream, source, .. } = &*self.0;
+        let is_word = match call {
+            JobCall::Update => *request.method() == Method::PUT,
+            JobCall::Trace => *request.method() == Method::PATCH,
+            JobCall::Other => false,
+        };
+        match source.0.outstanding.shown(job) {
+            // It is given up, and GitLab may not know yet (facts 7.35).
+            Some(Shown::Failing) => over(),
+            Some(Shown::Delivering) if is_word => {
+                let response = pass(upstream, request, path, peer).await;
+                if response.status().is_success() {
+                    source.0.handle.handout(HandOutCommand::Confirmed(job)).await;
+                }
+                response
             }
+            _ => pass(upstream, request, path, peer).await,
         }
     }
 
@@ -91,6 +175,13 @@ impl Front {
             None => answer::error(StatusCode::NOT_IMPLEMENTED, "this router has no `external_url` to tell"),
         }
     }
+}
+
+/// What ends a job in its runner at once (facts 4.2, 4.3).
+fn over() -> Response<Body> {
+    let mut response = answer::error(StatusCode::FORBIDDEN, "403 Forbidden - jobgate gave this job up");
+    response.headers_mut().insert(JOB_STATUS, HeaderValue::from_static("failed"));
+    response
 }
 
 impl fmt::Debug for Front {

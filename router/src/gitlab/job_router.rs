@@ -34,7 +34,8 @@ impl JobRouter for JobRouterFace {
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
         let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let (metadata, _, message) = request.into_parts();
-        let token = bearer(&metadata).ok_or_else(|| Status::unauthenticated("a runner token is needed: `authorization: Bearer <token>`"))?;
+        let token = bearer(&metadata)
+            .ok_or_else(|| Status::unauthenticated("a runner token is needed: `authorization: Bearer <token>`"))?;
         if super::request::PollRequest::read(&message.job_request).is_ok_and(|request| !request.token.is(&token)) {
             return Err(Status::permission_denied("the token of the call is not the one in its job request"));
         }

@@ -64,8 +64,16 @@ impl GitLabMetrics {
         to.register("gitlab_polls", "Polls of GitLab's runners by answer", self.polls.clone());
         to.register("gitlab_jobs", "Jobs that GitLab gave, by runner and what became of them", self.jobs.clone());
         to.register("gitlab_answers", "GitLab's answers to job requests by status; 0: none", self.upstream.clone());
-        to.register("gitlab_finished", "Jobs finished in GitLab that no runner had, by who ended them", self.finished.clone());
-        to.register("gitlab_lost_answers", "Jobs that GitLab gave in answers that could not be read", self.lost.clone());
+        to.register(
+            "gitlab_finished",
+            "Jobs finished in GitLab that no runner had, by who ended them",
+            self.finished.clone(),
+        );
+        to.register(
+            "gitlab_lost_answers",
+            "Jobs that GitLab gave in answers that could not be read",
+            self.lost.clone(),
+        );
         to.register("gitlab_pauses", "Times that GitLab asked for a pause (429)", self.pauses.clone());
         to.register("gitlab_open_polls", "Polls that wait for an answer", self.open.clone());
         to.register("gitlab_handouts", "Jobs on their way to a runner, or to be finished", self.handouts.clone());

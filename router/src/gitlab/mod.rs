@@ -40,12 +40,12 @@ mod trace;
 mod turns;
 mod upstream;
 
+pub(crate) use front::Prepared;
 pub(crate) use handout::{GitLabJob, HandOut, Report};
 pub(crate) use handouts::{Due, HandOuts};
 pub(crate) use job_router::{JobRouterFace, LARGEST_MESSAGE};
 pub(crate) use metrics::GitLabMetrics;
 pub(crate) use outstanding::Outstanding;
-pub(crate) use source::{Parts as SourceParts, Source};
 
 pub use front::Front;
 pub use path::fuzz_gitlab_path;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::{body::Body, response::Response};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use hyper::body::{Body as _, Incoming};
 
 use super::{
@@ -77,8 +77,7 @@ fn back(upstream: &Upstream, response: Response<Incoming>, method: &Method) -> R
         return refuse(upstream, &upstream.nonsense("it changes to another protocol, which nobody asked for"));
     }
     headers::from_gitlab(&mut parts.headers);
-    let silent =
-        *method == Method::HEAD || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
+    let silent = *method == Method::HEAD || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
     let mut response = Response::new(Body::new(Download::new(Body::new(body), silent)));
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;

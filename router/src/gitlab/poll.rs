@@ -3,11 +3,7 @@
 //! Everything from the moment on at which GitLab may have given a job happens in a task that nobody drops: what came is decided
 //! about, written, and delivered or finished, whether its runner still waits or not.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -184,7 +180,9 @@ impl Source {
             };
             let headers = forwarded(&reply);
             match self.decide(&asking, reply.body).await {
-                Outcome::Deliver(job, document) => return self.deliver(&asking, job, Given { document, headers }, answer).await,
+                Outcome::Deliver(job, document) => {
+                    return self.deliver(&asking, job, Given { document, headers }, answer).await;
+                }
                 Outcome::Stop(why) => break Answer::Unavailable(why, COME_AGAIN),
                 Outcome::Over => {}
             }

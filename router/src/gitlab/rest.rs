@@ -59,7 +59,9 @@ fn respond(answer: Answer) -> Response<Body> {
             headers.remove(header::CONTENT_LENGTH);
             with(reply.status, headers, Body::from(reply.body))
         }
-        Answer::Busy(pause) => later(answer::error(StatusCode::TOO_MANY_REQUESTS, "too many requests: come again later"), pause),
+        Answer::Busy(pause) => {
+            later(answer::error(StatusCode::TOO_MANY_REQUESTS, "too many requests: come again later"), pause)
+        }
         Answer::Unavailable(why, pause) => later(answer::error(StatusCode::SERVICE_UNAVAILABLE, &why), pause),
         Answer::Bad(bad) => answer::error(StatusCode::BAD_REQUEST, &bad.to_string()),
     }

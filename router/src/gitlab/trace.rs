@@ -22,7 +22,12 @@ pub(crate) fn rejected(decision: &Decision) -> String {
     };
     line(&mut text, format_args!("{RED}{title}{PLAIN}"));
     line(&mut text, format_args!(""));
-    let mut named = decision.verdicts.iter().filter(|verdict| verdict.enforced && verdict.outcome != "admitted").take(MOST_VERDICTS).peekable();
+    let mut named = decision
+        .verdicts
+        .iter()
+        .filter(|verdict| verdict.enforced && verdict.outcome != "admitted")
+        .take(MOST_VERDICTS)
+        .peekable();
     if named.peek().is_none() {
         line(&mut text, format_args!("  {}", decision.reason));
     }
@@ -31,8 +36,12 @@ pub(crate) fn rejected(decision: &Decision) -> String {
     }
     line(&mut text, format_args!(""));
     let advice = match policy {
-        true => "Change the job so that the rule holds, or ask the owners of the policy for an exemption. Without a change a retry is rejected again.",
-        false => "Nothing is known to be wrong with the job: retry it. If it happens again, tell the people who run jobgate.",
+        true => {
+            "Change the job so that the rule holds, or ask the owners of the policy for an exemption. Without a change a retry is rejected again."
+        }
+        false => {
+            "Nothing is known to be wrong with the job: retry it. If it happens again, tell the people who run jobgate."
+        }
     };
     line(&mut text, format_args!("{YELLOW}What to do:{PLAIN} {advice}"));
     line(&mut text, format_args!(""));
@@ -41,7 +50,10 @@ pub(crate) fn rejected(decision: &Decision) -> String {
         &mut text,
         format_args!(
             "Decision {} of job {}, runner {runner}, chain version {}, {}",
-            decision.admission_id, decision.job_id, decision.chain_version, decision.time.strftime("%Y-%m-%dT%H:%M:%SZ")
+            decision.admission_id,
+            decision.job_id,
+            decision.chain_version,
+            decision.time.strftime("%Y-%m-%dT%H:%M:%SZ")
         ),
     );
     text
@@ -81,7 +93,8 @@ pub(crate) fn failed(why: &str) -> String {
     let mut text = String::new();
     line(&mut text, format_args!("{RED}This job was not started: {why}.{PLAIN}"));
     line(&mut text, format_args!(""));
-    let advice = "Nothing is known to be wrong with the job: retry it. If it happens again, tell the people who run jobgate.";
+    let advice =
+        "Nothing is known to be wrong with the job: retry it. If it happens again, tell the people who run jobgate.";
     line(&mut text, format_args!("{YELLOW}What to do:{PLAIN} {advice}"));
     text
 }

@@ -31,8 +31,8 @@ impl Places {
         Some(Place { places: self.clone(), token })
     }
 
-    /// How many polls are open.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.open().values().sum()
     }
 

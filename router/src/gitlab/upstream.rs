@@ -62,7 +62,9 @@ pub(crate) enum Outage {
     #[error("GitLab at {authority} cannot be reached: {why}")]
     Unreachable { authority: Authority, why: String },
     /// Its certificate is not one that we trust.
-    #[error("the certificate of GitLab at {authority} is not accepted: {why}; see `ca` of `gitlab` in the configuration")]
+    #[error(
+        "the certificate of GitLab at {authority} is not accepted: {why}; see `ca` of `gitlab` in the configuration"
+    )]
     Certificate { authority: Authority, why: String },
     /// TLS fails for another reason.
     #[error("TLS with GitLab at {authority} failed: {why}")]
@@ -146,11 +148,7 @@ impl Upstream {
             }
         }
         let why = innermost.to_string();
-        if error.is_connect() {
-            Outage::Unreachable { authority, why }
-        } else {
-            Outage::BrokeOff { authority, why }
-        }
+        if error.is_connect() { Outage::Unreachable { authority, why } } else { Outage::BrokeOff { authority, why } }
     }
 }
 

@@ -17,7 +17,6 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::{
     core::{HandOutCommand, Judged, Ruled},
     decision::Decision,
-    gitlab::{HandOut, Report},
     job::{JobId, JobRecord, JobState, NewJob},
     path::ProjectPath,
 };
@@ -297,11 +296,6 @@ impl Handle {
     /// What becomes of a job of GitLab about which a decision was made.
     pub(crate) async fn judge(&self, judged: Judged) -> Result<Ruled, CoreError> {
         self.ask(|reply| Command::HandOut(HandOutCommand::Decided(Box::new(judged), reply))).await
-    }
-
-    /// A job of GitLab that cannot be decided about.
-    pub(crate) async fn give_up(&self, handout: HandOut, report: Report) -> Result<(), CoreError> {
-        self.ask(|reply| Command::HandOut(HandOutCommand::GaveUp(handout, report, reply))).await
     }
 
     /// Passes on what happened to a job of GitLab.

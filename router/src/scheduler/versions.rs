@@ -29,7 +29,9 @@ impl Versions {
         let of_project = entry(&mut known, project);
         match part {
             Part::Arrival => of_project.arrival = Some(version.clone()),
-            Part::Runner(runner) | Part::Whole(runner) => drop(of_project.by_runner.insert(runner.into(), version.clone())),
+            Part::Runner(runner) | Part::Whole(runner) => {
+                drop(of_project.by_runner.insert(runner.into(), version.clone()));
+            }
         }
         version
     }

@@ -99,7 +99,7 @@ fn waits() -> Waits {
 
 /// The real task for jobs; for runners one that notes what it is told.
 fn noting(setup: &Setup, told: &Told) -> Handle {
-    let running = start_core(&setup.config);
+    let (running, _) = start_core(&setup.config);
     let real = running.handle.clone();
     let (inbox, mut commands) = mpsc::channel(16);
     let changes = real.changes.clone();

@@ -21,6 +21,7 @@ use crate::{
     },
     core::{self, Running},
     faces::{Auth, ControllerStatus, Limits, Metrics, Parts, Readiness, Server, Tls},
+    gitlab::{Front, Prepared},
     handle::Handle,
     path::Scope,
     scheduler,
@@ -106,11 +107,11 @@ impl Setup {
     }
 
     pub(super) async fn start(self) -> World {
-        let (handle, core) = match self.handle {
-            Some(handle) => (handle, None),
+        let (handle, core, gitlab) = match self.handle {
+            Some(handle) => (handle, None, None),
             None => {
-                let running = start_core(&self.config);
-                (running.handle.clone(), Some(running))
+                let (running, gitlab) = start_core(&self.config);
+                (running.handle.clone(), Some(running), gitlab)
             }
         };
         let (metrics, readiness) = (Metrics::new(), Readiness::new());
@@ -133,7 +134,7 @@ impl Setup {
             readiness: readiness.clone(),
             services: tonic::service::Routes::default(),
             limits: self.limits,
-            gitlab: crate::gitlab::Front::new(&self.config).unwrap(),
+            gitlab,
         };
         let server = Server::bind(&self.config, parts).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -281,9 +282,10 @@ fn config() -> Config {
     }
 }
 
-pub(super) fn start_core(config: &Config) -> Running {
+pub(super) fn start_core(config: &Config) -> (Running, Option<Front>) {
+    let prepared = Prepared::new(config, Metrics::new().gitlab()).unwrap();
     let rules = Rules { no_controllers: config.no_controllers, admission_timeout: config.admission_timeout };
-    core::start(core::Parts {
+    let running = core::start(core::Parts {
         chains: Chains::new(Vec::new(), rules),
         settings: core::Settings::of(config),
         restored: crate::store::Restored::default(),
@@ -297,7 +299,10 @@ pub(super) fn start_core(config: &Config) -> Running {
         },
         store: Box::new(MemoryStore),
         observer: Arc::new(Nobody),
+        handouts: prepared.as_ref().map(Prepared::parts),
         export: Box::new(|_| {}),
-    })
-    .unwrap()
+    });
+    let running = running.unwrap();
+    let front = prepared.map(|prepared| prepared.start(config, &running, Arc::new(Nobody)));
+    (running, front)
 }
