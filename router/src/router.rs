@@ -16,6 +16,7 @@ use crate::{
     chain::Rules,
     config::{Config, ControllerConfig, ControllerKind, ControllerState, OnFailure},
     core::{self, Event, Running},
+    decision::{Cause, Ruling},
     faces::{self, Auth, BindError, DecisionLog, DecisionLogEnd, Limits, Metrics, Readiness, Server, Tls},
     gitlab::{Front, Prepared, UpstreamError},
     handle::Handle,
@@ -361,6 +362,19 @@ struct Counting(Metrics);
 impl Observer for Counting {
     fn answered(&self, controller: &Arc<str>, outcome: &'static str, failure: Option<FailureCause>, took: Duration) {
         self.0.question(controller, failure.map_or(outcome, FailureCause::as_str), took);
+    }
+
+    fn decided(&self, decision: &crate::Decision, took: Duration) {
+        let ruling = match decision.decision {
+            Ruling::Admitted => "admitted",
+            Ruling::Rejected => "rejected",
+        };
+        let cause = match decision.cause {
+            None => "",
+            Some(Cause::Policy) => "policy",
+            Some(Cause::Failure) => "failure",
+        };
+        self.0.admission(ruling, cause, took);
     }
 }
 

@@ -32,10 +32,13 @@ pub(crate) struct Admission {
     pub(crate) late: mpsc::Sender<LateVerdict>,
 }
 
-/// Hears of every answer; for metrics.
+/// Hears of every answer and decision; for metrics.
 pub(crate) trait Observer: Send + Sync {
     /// A controller was asked and answered so, after so long.
     fn answered(&self, controller: &Arc<str>, outcome: &'static str, failure: Option<FailureCause>, duration: Duration);
+
+    /// An admission came to this decision, after so long.
+    fn decided(&self, _decision: &Decision, _duration: Duration) {}
 }
 
 /// A dry-run verdict that came after its decision.
@@ -86,7 +89,9 @@ impl Admission {
         if ending.is_none() && self.chain.is_empty {
             ending = self.nobody_asked();
         }
-        self.conclude(ending, verdicts)
+        let (conclusion, decision) = self.conclude(ending, verdicts);
+        self.observer.decided(&decision, started.elapsed());
+        (conclusion, decision)
     }
 
     /// Asks the controllers of a level all at once. Waits for those that bind; gives those that do not and are unfinished.

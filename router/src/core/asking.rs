@@ -113,7 +113,11 @@ impl Core {
             let run = async {
                 match view_of(content, archive, asked.id.clone()).await {
                     Ok(view) => asked.admission(view, observer, late).run().await,
-                    Err(unviewed) => (Conclusion::Rejected, asked.unasked(unviewed)),
+                    Err(unviewed) => {
+                        let decision = asked.unasked(unviewed);
+                        observer.decided(&decision, Duration::ZERO);
+                        (Conclusion::Rejected, decision)
+                    }
                 }
             };
             let mut run = pin!(AssertUnwindSafe(run).catch_unwind());

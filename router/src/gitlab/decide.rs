@@ -125,7 +125,9 @@ impl Case<'_> {
             Err(rejection) => {
                 let project = project.as_str().into();
                 let decision = Decision::without_questions(&job, &admission, &project, &chain.version, &rejection);
-                return Decision { runner: Some(self.asking.name.clone()), ..decision };
+                let decision = Decision { runner: Some(self.asking.name.clone()), ..decision };
+                inner.observer.decided(&decision, Duration::ZERO);
+                return decision;
             }
         };
         let turn = inner.turns.take(self.asking.key).await;
@@ -230,7 +232,7 @@ impl Case<'_> {
 
     /// A rejection that no controller was asked for.
     fn unasked(&self, reason: String, cause: Cause, project: &str) -> Decision {
-        Decision {
+        let decision = Decision {
             admission_id: uuid::Uuid::now_v7().simple().to_string().into(),
             job_id: self.handout.job.id(),
             project: project.into(),
@@ -242,7 +244,9 @@ impl Case<'_> {
             chain_version: "".into(),
             time: Timestamp::now(),
             verdicts: Vec::new(),
-        }
+        };
+        self.source.0.observer.decided(&decision, Duration::ZERO);
+        decision
     }
 }
 
