@@ -15,6 +15,9 @@ pub enum Answer {
     Status(u16),
     /// The same, with headers such as `Retry-After`.
     StatusWith(u16, Vec<(&'static str, String)>),
+    /// This at once, with the rest of the body unread, as a proxy does that has a limit. Of uploads only; the client may see
+    /// the connection end instead.
+    Early(u16),
     /// A good status and content type, and a body that is no JSON; with nothing done.
     Garbage,
     /// The connection ends; nothing is done.

@@ -13,7 +13,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::{
     GitLab,
-    dispatch::{Incoming, checksum, error, json_body, plain, with},
+    dispatch::{Incoming, checksum, drain, error, json_body, plain, with},
 };
 
 const PIECE: usize = 64 << 10;
@@ -66,7 +66,6 @@ impl Tap {
 }
 
 pub(super) async fn upload(call: Incoming<'_>, body: Body) -> Response {
-    // Before the body is read, as GitLab does before a long upload.
     let token = call.header("job-token").map(str::to_owned);
     let refused = call.shared.write(|state| match state.job_of(call.id, token.as_deref()) {
         Ok(job) if job.status.executes() => None,
@@ -77,6 +76,7 @@ pub(super) async fn upload(call: Incoming<'_>, body: Body) -> Response {
         Err(status) => Some(error(status)),
     });
     if let Some(response) = refused {
+        drain(Some(body)).await;
         return response;
     }
     let Incoming { shared, parts, id, .. } = call;

@@ -11,6 +11,7 @@ use axum::{
 use bytes::Bytes;
 use serde_json::json;
 use tokio::time::Instant;
+use tokio_stream::StreamExt;
 
 use super::{
     answers::Answer,
@@ -32,7 +33,7 @@ pub(super) async fn serve(shared: Arc<Shared>, peer: SocketAddr, request: Reques
     let path = path.strip_prefix(prefix.as_str()).unwrap_or("").to_owned();
     let (endpoint, id) = Endpoint::of(&parts.method, &path);
 
-    let (kept, stream) = match endpoint {
+    let (kept, mut stream) = match endpoint {
         Endpoint::Upload => (Bytes::new(), Some(body)),
         _ => (to_bytes(body, LARGEST_BODY).await.map_err(|_| Cut)?, None),
     };
@@ -42,12 +43,14 @@ pub(super) async fn serve(shared: Arc<Shared>, peer: SocketAddr, request: Reques
         let script = if state.outage.is_none() { state.scripts.get_mut(&endpoint) } else { None };
         (state.outage, script.and_then(std::collections::VecDeque::pop_front).unwrap_or(Answer::Normal))
     });
+    if outage.is_some() || matches!(script, Answer::Status(_) | Answer::StatusWith(..)) {
+        drain(stream.take()).await;
+    }
     if let Some(status) = outage {
-        // A client may still be sending; the connection ends after the answer, as hyper does by itself then.
         return Ok(noted.over(error(status)));
     }
     match &script {
-        Answer::Status(status) => return Ok(noted.over(error(*status))),
+        Answer::Status(status) | Answer::Early(status) => return Ok(noted.over(error(*status))),
         Answer::StatusWith(status, headers) => {
             return Ok(noted.over(with(error(*status), headers.iter().map(|(name, value)| (*name, value.as_str())))));
         }
@@ -76,6 +79,12 @@ pub(super) async fn serve(shared: Arc<Shared>, peer: SocketAddr, request: Reques
         }
         _ => Ok(noted.over(response)),
     }
+}
+
+/// Reads an upload to its end, so that its client sees the answer and not a connection that ends while it sends.
+pub(super) async fn drain(body: Option<Body>) {
+    let mut pieces = body.unwrap_or_default().into_data_stream();
+    while let Some(Ok(_)) = pieces.next().await {}
 }
 
 /// A call, to those who answer it.

@@ -17,6 +17,8 @@ mod calls;
 mod dispatch;
 mod documents;
 mod jobs;
+mod ledger;
+mod odd;
 mod poll;
 mod runners;
 mod server;
