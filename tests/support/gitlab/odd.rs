@@ -68,7 +68,7 @@ impl JobBuilder {
     pub fn odd_encodings(mut self) -> Self {
         self.first.push_str(concat!(
             "\r\n\t \"zz_\\u0061\\/b\" : \"\\ud83d\\ude00 \\u003c\\u00e9\\u2028\" , \"zz_big\":123456789012345678901234567890,",
-            "\"zz_float\" :1.0E+2,\"zz_zero\":-0.0, \"ID\":0,\"id \":0,\"Token\":\"\",\"job-info\":{ },\"\":[ ],"
+            "\"zz_float\" :1.0E+2,\"zz_zero\":-0.0, \"id \":0,\"job-info\":{ },\"\":[ ],"
         ));
         self.after.push_str(" \n\r\n\t  \n");
         self
