@@ -29,6 +29,9 @@ mod view;
 pub use chain::{ChainVersion, Chains, Entry};
 pub use decision::{Cause, Decision, Ruling, VerdictRecord};
 pub use document::{JobDocument, MAX_DOCUMENT_BYTES, read_documents, read_runner};
+#[doc(hidden)]
+pub use gitlab::fuzz_gitlab_path;
+pub use gitlab::{Front, UpstreamError};
 pub use glob::{BadGlob, BadTextGlob, ProjectGlob, TextGlob};
 pub use handle::{
     CoreError, GroupQueue, Handle, HeldLease, IdempotencyKey, JobDetails, JobEvent, JobFilter, JobPage, JobResult,

@@ -17,6 +17,7 @@ use crate::{
     config::{Config, ControllerConfig, ControllerKind, ControllerState, OnFailure},
     core::{self, Event, Running},
     faces::{self, Auth, BindError, DecisionLog, DecisionLogEnd, Limits, Metrics, Readiness, Server, Tls},
+    gitlab::{Front, UpstreamError},
     handle::Handle,
     path::Scope,
     policy::PolicySource,
@@ -84,6 +85,9 @@ pub enum RunError {
     /// Its address cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Its GitLab cannot be asked.
+    #[error(transparent)]
+    GitLab(#[from] UpstreamError),
     /// The decision log cannot be started.
     #[error("the decision log cannot be started: {0}")]
     DecisionLog(std::io::Error),
@@ -187,6 +191,7 @@ impl Router {
             readiness,
             services: Routes::new(tunnels.clone().service()),
             limits,
+            gitlab: Front::new(&config)?,
         };
         let server = Server::bind(&config, parts).await?;
         roster.follow(&running.events);
@@ -279,8 +284,8 @@ impl Bound {
 impl Reloader {
     /// Takes another configuration, all or nothing. Decisions made under the old one are found stale when they would serve.
     ///
-    /// `listen`, `state`, `decision_log`, `max_jobs`, `retention` and whether there is TLS stay as they were: they need a restart, and the
-    /// names of those that differ are returned.
+    /// `listen`, `state`, `decision_log`, `max_jobs`, `gitlab`, `retention` and whether there is TLS stay as they were: they need
+    /// a restart, and the names of those that differ are returned.
     ///
     /// # Errors
     ///
@@ -310,6 +315,7 @@ impl Reloader {
             ("state", before.state != config.state),
             ("decision_log", before.decision_log != config.decision_log),
             ("max_jobs", before.max_jobs != config.max_jobs),
+            ("gitlab", before.gitlab != config.gitlab),
             ("retention", before.retention != config.retention),
         ];
         *shared.current.lock().unwrap_or_else(PoisonError::into_inner) = (config, roster);

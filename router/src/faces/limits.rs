@@ -11,7 +11,7 @@ pub struct Limits {
     pub tls_handshake: Duration,
     /// Time until the first request of a connection, and for the head of every HTTP/1 request.
     pub header_read: Duration,
-    /// Size of a request's head, in bytes; at least 8 KiB.
+    /// Size of a request's head, in bytes; at least 8 KiB. GitLab's tokens in it may be long.
     pub header_bytes: u32,
     /// Size of submitted documents, in bytes.
     pub document_bytes: usize,
@@ -40,7 +40,7 @@ impl Default for Limits {
             streams_per_connection: 256,
             tls_handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(10),
-            header_bytes: 16 * 1024,
+            header_bytes: 32 * 1024,
             document_bytes: 4 * 1024 * 1024,
             submissions: 256,
             request: Duration::from_secs(30),

@@ -23,7 +23,8 @@ pub use limits::Limits;
 pub use metrics::Metrics;
 pub use server::{BindError, Parts, Server};
 pub use status::{ControllerStatus, ControllersStatus, Readiness};
+pub(crate) use throttle::Throttle;
 pub use tls::{Tls, TlsError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,6 +15,7 @@ use tonic::service::Routes;
 
 use super::{
     Auth, AuthError, ControllersStatus, Limits, Metrics, Readiness, Tls, TlsError,
+    connection::Peer,
     error::{ApiError, Kind, is_grpc},
     grpc,
     jobs::Jobs,
@@ -22,7 +23,7 @@ use super::{
     observe::{self, Observe},
     rest::{self, Rest},
 };
-use crate::{config::Config, handle::Handle};
+use crate::{config::Config, gitlab::Front, handle::Handle};
 
 /// What the faces show, and whom they ask.
 #[derive(Clone)]
@@ -39,6 +40,8 @@ pub struct Parts {
     pub services: Routes,
     /// What one address may cost.
     pub limits: Limits,
+    /// What is in front of GitLab; `None` where there is none.
+    pub gitlab: Option<Front>,
 }
 
 /// Why the router cannot listen.
@@ -155,14 +158,15 @@ impl fmt::Debug for Parts {
 }
 
 fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router, BindError> {
-    let Parts { handle, controllers, metrics, readiness, services, limits } = parts.clone();
+    let Parts { handle, controllers, metrics, readiness, services, limits, gitlab } = parts.clone();
     let jobs = Jobs::new(handle.clone(), limits.document_bytes);
     let grpc = grpc::routes(services, jobs.clone(), &limits, &readiness, closing)?;
     let rest = rest::routes(Rest { jobs, controllers: controllers.clone() });
     let observe = observe::routes(Observe { handle, metrics, readiness, controllers });
     let json = rest.merge(observe).layer(middleware::from_fn(rest::plain_headers));
     let app = grpc.into_axum_router().reset_fallback().merge(json).fallback(rest::nowhere);
-    let gate = Gate { auth: auth.clone(), limit: limits.request, turns: Semaphore::new(limits.submissions) };
+    let turns = Semaphore::new(limits.submissions);
+    let gate = Gate { auth: auth.clone(), gitlab, limit: limits.request, turns };
     Ok(app.layer(middleware::from_fn_with_state(Arc::new(gate), pass)))
 }
 
@@ -170,6 +174,7 @@ fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router
 /// behind it.
 struct Gate {
     auth: Auth,
+    gitlab: Option<Front>,
     /// Time for a request to be read and answered; a stream counts as answered when it begins.
     limit: Duration,
     /// Documents are read by a few at a time, over REST and gRPC together: it bounds what they take of memory.
@@ -178,6 +183,18 @@ struct Gate {
 
 async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let grpc = is_grpc(request.headers());
+    if let Some(front) = &gate.gitlab
+        && let Some(call) = front.read(request.uri().path())
+    {
+        return match gate.auth.admit_anybody(&request) {
+            // GitLab knows its own. No limit of ours is right for what it does: artifacts take an hour.
+            Ok(()) => {
+                let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+                Box::pin(front.serve(call, request, peer)).await
+            }
+            Err(error) => error.respond(grpc),
+        };
+    }
     if let Err(error) = gate.auth.admit(&mut request) {
         return error.respond(grpc);
     }

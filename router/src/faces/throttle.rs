@@ -5,7 +5,7 @@ use std::{
 
 /// Lets one of many equal log lines through per interval, and counts the others.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     interval: Duration,
     state: Mutex<State>,
 }
@@ -22,7 +22,7 @@ impl Throttle {
     }
 
     /// `Some` when a line may be written: how many were held back since the last one.
-    pub(super) fn pass(&self) -> Option<u64> {
+    pub(crate) fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
 

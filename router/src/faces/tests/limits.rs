@@ -128,7 +128,7 @@ async fn a_connection_is_told_how_many_streams_it_may_open() {
             .map(|one| u32::from_be_bytes([one[2], one[3], one[4], one[5]]))
     };
     assert_eq!(of(3), Some(7), "SETTINGS_MAX_CONCURRENT_STREAMS");
-    assert_eq!(of(6), Some(16 * 1024), "SETTINGS_MAX_HEADER_LIST_SIZE");
+    assert_eq!(of(6), Some(32 * 1024), "SETTINGS_MAX_HEADER_LIST_SIZE");
 }
 
 #[tokio::test]
@@ -205,6 +205,7 @@ async fn an_address_in_use_or_not_for_trials_is_a_clear_error() {
             readiness: Readiness::new(),
             services: tonic::service::Routes::default(),
             limits: crate::faces::Limits::default(),
+            gitlab: None,
         };
         Server::bind(&config, parts).await.err().unwrap()
     };

@@ -1,0 +1,9 @@
+mod around;
+mod halt;
+mod head;
+mod large;
+mod models;
+mod outage;
+mod path;
+mod support;
+mod through;
