@@ -28,4 +28,4 @@ pub(crate) use throttle::Throttle;
 pub use tls::{Tls, TlsError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

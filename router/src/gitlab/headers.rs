@@ -33,6 +33,8 @@ pub(crate) fn for_gitlab(headers: &mut HeaderMap, peer: IpAddr) {
     remove(headers, |name| {
         OF_PROXIES.contains(&name) || OF_PROXIES_BELOW.iter().any(|beginning| name.starts_with(beginning))
     });
+    // Nothing of an honest client, and to such servers the length of the body.
+    headers.remove("content_length");
     // Facts 7.28: GitLab shows the address of a runner. An address is always a header value.
     if let Ok(peer) = HeaderValue::from_str(&peer.to_canonical().to_string()) {
         headers.insert(X_FORWARDED_FOR, peer);

@@ -81,7 +81,7 @@ fn read(path: &str, prefix: &str) -> Result<Option<Target>, Unreadable> {
     let mut known = HashSet::from([path.as_bytes().to_vec()]);
     let mut layer = vec![path.as_bytes().to_vec()];
     let mut found = Vec::new();
-    for _ in 0..=DECODINGS {
+    for round in 0..=DECODINGS {
         let mut next = Vec::new();
         for text in &layer {
             if text.contains(&0) {
@@ -93,8 +93,11 @@ fn read(path: &str, prefix: &str) -> Result<Option<Target>, Unreadable> {
                 if found.len() > READINGS {
                     return Err(Unreadable);
                 }
-                let decoded = decode(&segments.join(&b'/'));
-                // Once decoded, a text is read again unless that has been done.
+                let text = segments.join(&b'/');
+                let decoded = decode(&text);
+                if round == DECODINGS && decoded != text {
+                    return Err(Unreadable);
+                }
                 if known.insert(decoded.clone()) {
                     next.push(decoded);
                 }
@@ -102,8 +105,7 @@ fn read(path: &str, prefix: &str) -> Result<Option<Target>, Unreadable> {
         }
         layer = next;
     }
-    // What is left would have to be decoded once more.
-    if layer.is_empty() { worst(&found) } else { Err(Unreadable) }
+    worst(&found)
 }
 
 fn worst(found: &[Reading]) -> Result<Option<Target>, Unreadable> {

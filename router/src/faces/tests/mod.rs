@@ -7,6 +7,6 @@ mod log;
 mod operate;
 mod rest;
 mod runner;
-mod support;
+pub(crate) mod support;
 mod tls;
 mod watch;

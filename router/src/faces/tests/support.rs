@@ -29,39 +29,39 @@ use crate::{
 };
 
 /// Secrets of the tests; none may ever be in an answer.
-pub(super) const ALL: &str = "token-of-all-projects-0123456789";
-pub(super) const ACME: &str = "token-of-acme-only-0123456789abc";
-pub(super) const READER: &str = "token-of-a-reader-0123456789abcd";
-pub(super) const RUNNER: &str = "token-of-a-runner-0123456789abcd";
-pub(super) const CONTROLLER: &str = "token-of-a-controller-0123456789";
+pub(crate) const ALL: &str = "token-of-all-projects-0123456789";
+pub(crate) const ACME: &str = "token-of-acme-only-0123456789abc";
+pub(crate) const READER: &str = "token-of-a-reader-0123456789abcd";
+pub(crate) const RUNNER: &str = "token-of-a-runner-0123456789abcd";
+pub(crate) const CONTROLLER: &str = "token-of-a-controller-0123456789";
 
 /// A router's faces, listening.
-pub(super) struct World {
-    pub(super) address: SocketAddr,
-    pub(super) handle: Handle,
-    pub(super) metrics: Metrics,
-    pub(super) readiness: Readiness,
-    pub(super) auth: Auth,
-    pub(super) tls: Option<Tls>,
+pub(crate) struct World {
+    pub(crate) address: SocketAddr,
+    pub(crate) handle: Handle,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: Readiness,
+    pub(crate) auth: Auth,
+    pub(crate) tls: Option<Tls>,
     stop: Option<oneshot::Sender<()>>,
     served: JoinHandle<()>,
     _core: Option<Running>,
 }
 
 /// What a world is made of.
-pub(super) struct Setup {
-    pub(super) config: Config,
-    pub(super) limits: Limits,
+pub(crate) struct Setup {
+    pub(crate) config: Config,
+    pub(crate) limits: Limits,
     /// Instead of the real task.
-    pub(super) handle: Option<Handle>,
+    pub(crate) handle: Option<Handle>,
 }
 
 /// An answer over HTTP/1.1.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: HashMap<String, String>,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
 }
 
 struct Nobody;
@@ -72,12 +72,12 @@ impl Observer for Nobody {
 
 impl Setup {
     /// Without tokens: trial mode.
-    pub(super) fn trial() -> Self {
+    pub(crate) fn trial() -> Self {
         Self { config: config(), limits: Limits::default(), handle: None }
     }
 
     /// With tokens, a runner and an attached controller.
-    pub(super) fn guarded() -> Self {
+    pub(crate) fn guarded() -> Self {
         let mut setup = Self::trial();
         setup.config.tokens = vec![
             token("all", ALL, "sro", &[]),
@@ -106,7 +106,7 @@ impl Setup {
         setup
     }
 
-    pub(super) async fn start(self) -> World {
+    pub(crate) async fn start(self) -> World {
         let (handle, core, gitlab) = match self.handle {
             Some(handle) => (handle, None, None),
             None => {
@@ -148,7 +148,7 @@ impl Setup {
 
 impl World {
     /// Sends a request by hand and reads all of the answer.
-    pub(super) async fn http(&self, method: &str, path: &str, token: &str, more: &str, body: &str) -> Answer {
+    pub(crate) async fn http(&self, method: &str, path: &str, token: &str, more: &str, body: &str) -> Answer {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.address);
         if !token.is_empty() {
             head.push_str(&format!("authorization: Bearer {token}\r\n"));
@@ -159,15 +159,15 @@ impl World {
         self.raw(format!("{head}{more}\r\n{body}").as_bytes()).await
     }
 
-    pub(super) async fn get(&self, path: &str, token: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str, token: &str) -> Answer {
         self.http("GET", path, token, "", "").await
     }
 
-    pub(super) async fn post(&self, path: &str, token: &str, body: &str) -> Answer {
+    pub(crate) async fn post(&self, path: &str, token: &str, body: &str) -> Answer {
         self.http("POST", path, token, "content-type: application/json\r\n", body).await
     }
 
-    pub(super) async fn raw(&self, bytes: &[u8]) -> Answer {
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         // A server that refuses early may close before it has read everything.
         let _ = stream.write_all(bytes).await;
@@ -175,29 +175,29 @@ impl World {
     }
 
     /// Submits one job of a project, and says its id.
-    pub(super) async fn submit(&self, token: &str, project: &str) -> String {
+    pub(crate) async fn submit(&self, token: &str, project: &str) -> String {
         let answer = self.post("/v1/jobs", token, &document(project)).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         answer.json()["jobs"][0]["id"].as_str().unwrap().to_owned()
     }
 
-    pub(super) async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
     }
 
     /// Tells it to stop, without waiting.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         drop(self.stop.take());
     }
 
     /// Waits until it has stopped.
-    pub(super) async fn stopped(self) {
+    pub(crate) async fn stopped(self) {
         self.served.await.unwrap();
     }
 }
 
 impl Answer {
-    pub(super) async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Self {
+    pub(crate) async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Self {
         let mut bytes = Vec::new();
         let mut block = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut block).await {
@@ -211,7 +211,7 @@ impl Answer {
         Self { status: status.unwrap_or_default(), headers: headers.collect(), body: body.to_owned() }
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let text = match self.headers.get("transfer-encoding").map(String::as_str) {
             Some("chunked") => unchunked(&self.body),
             _ => self.body.clone(),
@@ -220,7 +220,7 @@ impl Answer {
     }
 
     /// The code of an error.
-    pub(super) fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 }
@@ -234,12 +234,12 @@ fn unchunked(body: &str) -> String {
     text
 }
 
-pub(super) fn document(project: &str) -> String {
+pub(crate) fn document(project: &str) -> String {
     serde_json::json!({ "job": { "name": "build" }, "project": { "path": project }, "payload": { "script": ["true"] } })
         .to_string()
 }
 
-pub(super) fn with_token<T>(message: T, token: &str) -> Request<T> {
+pub(crate) fn with_token<T>(message: T, token: &str) -> Request<T> {
     let mut request = Request::new(message);
     if !token.is_empty() {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -247,7 +247,7 @@ pub(super) fn with_token<T>(message: T, token: &str) -> Request<T> {
     request
 }
 
-pub(super) fn token(name: &str, secret: &str, rights: &str, projects: &[&str]) -> TokenConfig {
+pub(crate) fn token(name: &str, secret: &str, rights: &str, projects: &[&str]) -> TokenConfig {
     TokenConfig {
         name: name.into(),
         token: Secret::new(secret),
@@ -282,7 +282,7 @@ fn config() -> Config {
     }
 }
 
-pub(super) fn start_core(config: &Config) -> (Running, Option<Front>) {
+pub(crate) fn start_core(config: &Config) -> (Running, Option<Front>) {
     let prepared = Prepared::new(config, Metrics::new().gitlab()).unwrap();
     let rules = Rules { no_controllers: config.no_controllers, admission_timeout: config.admission_timeout };
     let running = core::start(core::Parts {

@@ -1,1 +1,10 @@
+mod around;
+mod halt;
 mod handouts;
+mod head;
+mod large;
+mod models;
+mod outage;
+mod path;
+mod support;
+mod through;
