@@ -44,6 +44,7 @@ impl Command {
                 "priorities": config.priorities.len(),
                 "fairness": config.fairness.len(),
                 "tokens": config.tokens.len(),
+                "gitlab": config.gitlab.as_ref().map(|gitlab| &gitlab.url),
                 "trial": config.is_trial(),
             }))?;
             return Ok(Exit::Good);
@@ -58,8 +59,9 @@ impl Command {
         let counts: String = counts.collect();
         let mode = if config.is_trial() { "; trial mode: no token is asked for" } else { "" };
         let (runners, tokens) = (config.runners.len(), config.tokens.len());
+        let gitlab = config.gitlab.as_ref().map(|gitlab| format!("; in front of {}", gitlab.url)).unwrap_or_default();
         output.line(format_args!(
-            "good: listens on {}; {runners} runner(s), {tokens} token(s){counts}{mode}",
+            "good: listens on {}{gitlab}; {runners} runner(s), {tokens} token(s){counts}{mode}",
             config.listen
         ))?;
         Ok(Exit::Good)

@@ -38,8 +38,15 @@ impl Args {
         if config.controllers.is_empty() {
             tracing::warn!("no controllers are configured: nobody is asked about any job");
         }
+        let gitlab = config.gitlab.clone();
         let bound = Router::new(config, Arc::new(Policies)).bind().await.map_err(Failure::new)?;
         tracing::info!(address = %bound.local_addr(), "the router listens");
+        if let Some(gitlab) = gitlab {
+            tracing::info!(
+                gitlab = gitlab.url,
+                "the router stands in front of GitLab: see that nobody else may ask it for jobs"
+            );
+        }
         if trial {
             tracing::warn!("trial mode: no token is asked for, and only this machine can reach the router");
         }

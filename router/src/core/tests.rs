@@ -1,5 +1,6 @@
 //! The task that owns the state, with a store and controllers that can be told to fail.
 
+mod handouts;
 mod submitting;
 
 use std::{
@@ -34,6 +35,7 @@ struct Disk {
     full: Arc<AtomicBool>,
     states: Arc<Mutex<Vec<(JobId, JobState)>>>,
     decisions: Arc<Mutex<Vec<Arc<Decision>>>>,
+    settings: Arc<Mutex<std::collections::BTreeMap<String, Vec<u8>>>>,
 }
 
 impl Store for Disk {
@@ -43,6 +45,13 @@ impl Store for Disk {
         }
         self.states.lock().unwrap().extend(batch.records.iter().map(|record| (record.id.clone(), record.state)));
         self.decisions.lock().unwrap().extend(batch.decisions.iter().cloned());
+        for (key, value) in &batch.settings {
+            let mut settings = self.settings.lock().unwrap();
+            match value {
+                Some(value) => drop(settings.insert(key.clone(), value.clone())),
+                None => drop(settings.remove(key)),
+            }
+        }
         Ok(Vec::new())
     }
 }
@@ -91,7 +100,11 @@ fn paused_clock() -> Clock {
 }
 
 fn start_with(entries: Vec<Entry>, disk: &Disk) -> Running {
-    start(Parts {
+    start(parts(entries, disk)).unwrap()
+}
+
+fn parts(entries: Vec<Entry>, disk: &Disk) -> Parts {
+    Parts {
         chains: chains(entries),
         settings: Settings::default(),
         restored: Restored::default(),
@@ -103,8 +116,7 @@ fn start_with(entries: Vec<Entry>, disk: &Disk) -> Running {
         observer: Arc::new(Deaf),
         handouts: None,
         export: Box::new(|_| {}),
-    })
-    .unwrap()
+    }
 }
 
 fn hello(name: &str, capacity: u32) -> RunnerHello {

@@ -46,6 +46,8 @@ pub(crate) use handouts::{Due, HandOuts};
 pub(crate) use job_router::{JobRouterFace, LARGEST_MESSAGE};
 pub(crate) use metrics::GitLabMetrics;
 pub(crate) use outstanding::Outstanding;
+#[cfg(test)]
+pub(crate) use {handout::Stage, handouts::Shown};
 
 pub use front::Front;
 pub use path::fuzz_gitlab_path;
