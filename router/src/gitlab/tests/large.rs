@@ -15,6 +15,8 @@ const SIZE: usize = 200 << 20;
 const IN_FLIGHT: usize = 40 << 20;
 /// Nobody takes anything: what could be written by then was.
 const STUCK: Duration = Duration::from_secs(1);
+/// Nothing of these tests takes so long unless it hangs.
+const HANGS: Duration = Duration::from_secs(20);
 
 /// Client, GitLab's end, and the router between.
 async fn connected(request: &str) -> (TcpStream, TcpStream, World) {
@@ -22,7 +24,8 @@ async fn connected(request: &str) -> (TcpStream, TcpStream, World) {
     let world = world(&format!("http://{}", listener.local_addr().unwrap())).await;
     let mut client = TcpStream::connect(world.address).await.unwrap();
     client.write_all(request.as_bytes()).await.unwrap();
-    let (mut gitlab, _) = listener.accept().await.unwrap();
+    let accepted = tokio::time::timeout(HANGS, listener.accept()).await;
+    let (mut gitlab, _) = accepted.expect("the head goes on before the body is there").unwrap();
     let head = read_head(&mut gitlab).await.unwrap();
     let framing = if request.contains("chunked") { "transfer-encoding: chunked" } else { "content-length: " };
     assert_eq!(head.contains(framing), request.starts_with("POST"), "{head}");
