@@ -113,7 +113,10 @@ impl Jobgate {
     pub async fn decisions(&self, job: u64) -> Vec<Value> {
         let text = self.text(&format!("/v1/decisions?job=gitlab-{job}")).await;
         let answer: Value = serde_json::from_str(&text).unwrap();
-        answer["decisions"].as_array().unwrap_or_else(|| panic!("{answer}")).clone()
+        match answer["error"]["code"].as_str() {
+            Some("not_found") => Vec::new(),
+            _ => answer["decisions"].as_array().unwrap_or_else(|| panic!("{answer}")).clone(),
+        }
     }
 
     pub async fn handouts(&self) -> HandOuts {
