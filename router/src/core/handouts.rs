@@ -76,9 +76,13 @@ impl Desk {
     /// Takes up what was kept.
     pub(super) fn restore(&mut self, restored: &Restored, now: Now) -> Result<[u8; 16], StoreError> {
         let fresh = *uuid::Uuid::new_v4().as_bytes();
-        self.table
+        let salt = self
+            .table
             .restore(&restored.settings, fresh, now)
-            .map_err(|key| StoreError::new(format!("what was kept as `{key}` cannot be read")))
+            .map_err(|key| StoreError::new(format!("what was kept as `{key}` cannot be read")))?;
+        // Nothing may have to be written, and yet there are some.
+        (self.parts.counted)(self.table.counts());
+        Ok(salt)
     }
 
     pub(super) fn table(&self) -> &HandOuts {

@@ -43,8 +43,8 @@ use server::Server;
 use shared::Shared;
 use tokio::time::timeout;
 
-/// Everything a test waits for comes within this, or never.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Everything a test waits for comes within this, or never. jobgate itself waits a minute for a runner's word.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// The fake. Stops, and cuts its connections, when dropped.
 pub struct GitLab {
@@ -86,6 +86,11 @@ impl GitLab {
     /// What the next calls of an endpoint meet, in the order in which they come.
     pub fn script(&self, endpoint: Endpoint, answers: impl IntoIterator<Item = Answer>) {
         self.shared.write(|state| state.scripts.entry(endpoint).or_default().extend(answers));
+    }
+
+    /// Forgets all scripts: everything is answered well again.
+    pub fn quiet(&self) {
+        self.shared.write(|state| state.scripts.clear());
     }
 
     /// [`GitLab::script`] for requests of jobs.
