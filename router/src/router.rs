@@ -18,7 +18,7 @@ use crate::{
     core::{self, Event, Running},
     decision::{Cause, Ruling},
     faces::{self, Auth, BindError, DecisionLog, DecisionLogEnd, Limits, Metrics, Readiness, Server, Tls},
-    gitlab::{Front, Prepared, UpstreamError},
+    gitlab::{Front, Names, Prepared, UpstreamError},
     handle::Handle,
     path::Scope,
     policy::PolicySource,
@@ -261,6 +261,9 @@ impl Bound {
                     // Without it nothing is admitted and nothing recorded: the process ends instead of looking alive.
                     tracing::error!("the task that owns the state ended");
                     broken = Some(RunError::Broken(ended.err().map_or_else(String::new, |error| error.to_string())));
+                    if let Some(front) = &reloader.0.gitlab {
+                        front.source().drain();
+                    }
                     return;
                 }
             }
@@ -313,6 +316,7 @@ impl Reloader {
             chains: roster.chains(rules(&config)),
             runners: core::Runners::of(&config),
             settings: core::Settings::of(&config),
+            names: Names::of(&config),
             admission_ttl: config.admission_ttl,
         };
         // A task that is gone has no use for it.
@@ -395,6 +399,13 @@ async fn open_store(config: &Config) -> Result<(Box<dyn Store>, Restored), RunEr
     let (store, restored, repairs) = opened.map_err(|error| RunError::Broken(error.to_string()))??;
     for repair in repairs.iter() {
         tracing::warn!(state = %config.state.display(), "the store was put right: {repair}");
+    }
+    let waiting = restored.settings.keys().filter(|key| key.starts_with("gitlab/job/")).count();
+    if waiting > 0 && config.gitlab.is_none() {
+        tracing::warn!(
+            waiting,
+            "jobs of a GitLab wait to be told of, and the configuration has no `gitlab`: they are kept"
+        );
     }
     let (jobs, directory) = (restored.jobs.len(), config.state.display());
     tracing::info!(state = %directory, jobs, "the store is open");

@@ -14,6 +14,9 @@ const FAILURE_REASONS: [&str; 1] = ["runner_system_failure"];
 /// One token may be that of a whole fleet of machines.
 const POLLS_PER_TOKEN: i64 = 1000;
 
+/// Runners of GitLab without a name are called so, with their id behind it.
+pub(crate) const DEFAULT_NAME: &str = "gitlab-runner-";
+
 pub(super) fn read_gitlab(loader: &Loader<'_, '_>, node: &Node) -> Option<GitLabConfig> {
     let reader = loader.reader;
     let mut fields = reader.fields(node, "`gitlab`")?;
@@ -114,7 +117,17 @@ fn words(words: &[&str]) -> Vec<String> {
 impl Loader<'_, '_> {
     /// A name means one runner, whichever way it gets its jobs.
     pub(super) fn gitlab_names(&self, gitlab: Option<&GitLabConfig>, place: Place, runners: &[(RunnerConfig, Place)]) {
-        for runner in gitlab.iter().flat_map(|gitlab| &gitlab.runners) {
+        let Some(gitlab) = gitlab else { return };
+        let named = gitlab.runners.iter().map(|runner| (&runner.name, Some(runner.id), place));
+        let native = runners.iter().map(|(runner, place)| (&runner.name, None, *place));
+        for (name, id, place) in named.chain(native) {
+            let own = id.map(|id| format!("{DEFAULT_NAME}{id}"));
+            if name.starts_with(DEFAULT_NAME) && own.is_none_or(|own| *own != **name) {
+                let message = format!("`{name}` is what a runner of GitLab without a name is called");
+                self.reader.fault_with_help(place, message, "choose another name");
+            }
+        }
+        for runner in &gitlab.runners {
             if runners.iter().any(|(native, _)| native.name == runner.name) {
                 let message = format!("`{}` is a runner of GitLab and one of `runners`", runner.name);
                 self.reader.fault_with_help(place, message, "give each its own name");

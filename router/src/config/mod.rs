@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use jobgate_sdk::RunnerType;
 
+pub(crate) use gitlab::DEFAULT_NAME;
 pub use secret::Secret;
 
 use crate::{

@@ -322,6 +322,7 @@ fn what_is_wrong_with_a_gitlab_is_said() {
             "gitlab: { url: https://g.example, runners: [{ id: 1, name: r }] }\nrunners: [{ name: r, token_file: b.token }]",
             "a runner of GitLab and one of `runners`",
         ),
+        ("gitlab: { url: https://g.example, runners: [{ id: 5, name: gitlab-runner-8 }] }", "without a name is called"),
     ] {
         let faults = folder().faults(&format!("{text}\n"));
         assert!(faults.contains(fault), "{text}: {faults}");

@@ -4,10 +4,10 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 
-use super::Core;
+use super::{Core, Ruled};
 use crate::{
-    gitlab::Due,
-    handle::{RunnerOrder, Session},
+    gitlab::{Due, GitLabJob},
+    handle::{Reply, RunnerOrder, Session},
     scheduler::{Assignment, Content, Effect, NewDocument, Now, Slot},
     store::{Batch, DocumentRef},
 };
@@ -32,6 +32,8 @@ pub(super) struct Pending {
     effects: Vec<Effect>,
     /// What is due of hand-outs.
     pub(super) due: Vec<Due>,
+    /// Jobs of GitLab that are given to their runners once that is written.
+    pub(super) deliveries: Vec<(GitLabJob, Reply<Ruled>)>,
     pub(super) replies: Vec<Box<dyn FnOnce() + Send>>,
 }
 
@@ -46,7 +48,7 @@ impl Core {
             if !self.commit(now) {
                 return self.hold(now);
             }
-            let Pending { batch, held, effects, due, replies, .. } = std::mem::take(&mut self.pending);
+            let Pending { batch, held, effects, due, deliveries, replies, .. } = std::mem::take(&mut self.pending);
             // Before the answers: a runner that has its job is recognised by what it says next.
             for due in due {
                 if let Some(desk) = &self.desk {
@@ -60,6 +62,10 @@ impl Core {
             }
             for reply in replies {
                 reply();
+            }
+            for (_, reply) in deliveries {
+                // Who does not wait any more finds that out when it would give the job on.
+                let _ = reply.send(Ok(Ruled::Deliver));
             }
             for decision in &batch.decisions {
                 (self.export)(decision);
@@ -122,6 +128,7 @@ impl Core {
                 effect => self.pending.held.push(effect),
             }
         }
+        self.withdraw_deliveries(now);
         self.collect(now);
     }
 

@@ -1,13 +1,15 @@
 //! Hand-outs of GitLab, in the steps of the task that owns the state.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use super::Core;
 use crate::{
-    chain::{Chains, Part},
+    chain::Part,
     decision::Decision,
-    gitlab::{Due, GitLabJob, HandOut, HandOuts, Outstanding, Report},
-    handle::{CoreError, Reply},
+    gitlab::{Due, GitLabJob, HandOut, HandOuts, Names, Outstanding, Report, RunnerKey, Standing},
+    handle::{Command, CoreError, Reply},
     path::ProjectPath,
     scheduler::Now,
     store::{Restored, StoreError},
@@ -15,6 +17,10 @@ use crate::{
 
 /// What the task needs where it stands in front of a GitLab.
 pub(crate) struct HandOutParts {
+    /// Host and port of GitLab.
+    pub(crate) gitlab: Arc<str>,
+    /// What its runners are called.
+    pub(crate) names: Names,
     /// What others see of hand-outs.
     pub(crate) outstanding: Outstanding,
     /// Where jobs go that GitLab is to be told of.
@@ -38,6 +44,8 @@ pub(crate) enum HandOutCommand {
     Decided(Box<Judged>, Reply<Ruled>),
     /// Its runner has it.
     Confirmed(GitLabJob),
+    /// Its runner speaks of it, and GitLab has not taken that yet.
+    Heard(GitLabJob),
     /// Nobody took it from us.
     Returned(GitLabJob),
     /// GitLab knows that it is over.
@@ -48,6 +56,8 @@ pub(crate) enum HandOutCommand {
 #[derive(Debug)]
 pub(crate) struct Judged {
     pub(crate) handout: HandOut,
+    /// The runner whose token asked.
+    pub(crate) runner: RunnerKey,
     pub(crate) decision: Decision,
     /// What GitLab is to be told; `None` where the job was admitted.
     pub(crate) report: Option<Report>,
@@ -78,9 +88,12 @@ impl Desk {
         let fresh = *uuid::Uuid::new_v4().as_bytes();
         let salt = self
             .table
-            .restore(&restored.settings, fresh, now)
+            .restore(&restored.settings, &self.parts.gitlab, fresh, now)
             .map_err(|key| StoreError::new(format!("what was kept as `{key}` cannot be read")))?;
-        // Nothing may have to be written, and yet there are some.
+        // They are on the disk: nobody has to wait for a commit to see them, or to count them.
+        for (job, shown) in self.table.shown() {
+            self.parts.outstanding.show(job, Some(shown));
+        }
         (self.parts.counted)(self.table.counts());
         Ok(salt)
     }
@@ -109,9 +122,14 @@ impl Core {
         match command {
             HandOutCommand::Took(handout) => desk.table.took(handout, now),
             HandOutCommand::Decided(judged, reply) => {
-                let ruled = self.rule(*judged, now);
-                self.reply(reply, Ok(ruled));
+                let job = judged.handout.job;
+                match self.rule(*judged, now) {
+                    // Kept apart: it does not wait for a store that cannot write, and is not as good afterwards.
+                    Ruled::Deliver => self.pending.deliveries.push((job, reply)),
+                    ruled => self.reply(reply, Ok(ruled)),
+                }
             }
+            HandOutCommand::Heard(job) => desk.table.heard(job, now),
             HandOutCommand::Confirmed(job) => desk.table.confirmed(job),
             HandOutCommand::Returned(job) => desk.table.returned(job, now),
             HandOutCommand::Finished(job) => desk.table.finished(job),
@@ -120,11 +138,14 @@ impl Core {
 
     /// Tests a decision in the very step that lets it take effect, as an assignment of the own queue is tested.
     fn rule(&mut self, judged: Judged, now: Now) -> Ruled {
-        let Judged { handout, decision, report, project, asked } = judged;
-        let is_current = project.is_some_and(|project| {
-            let current = self.scheduler.chains().version(&project, Part::Whole(&handout.runner));
-            *decision.chain_version == *current.as_str()
-        });
+        let Judged { handout, runner, decision, report, project, asked } = judged;
+        // A name may have been given to it, and controllers with the name.
+        let is_named = self.names.name(runner).is_some_and(|name| name == handout.runner);
+        let is_current = is_named
+            && project.is_some_and(|project| {
+                let current = self.scheduler.chains().version(&project, Part::Whole(&handout.runner));
+                *decision.chain_version == *current.as_str()
+            });
         let is_fresh = is_current && asked.elapsed() < self.scheduler.admission_ttl();
         let decision = self.history.record(decision);
         self.pending.batch.decisions.push(decision);
@@ -153,10 +174,32 @@ impl Core {
         }
     }
 
-    /// Lets others see the chains as they are now.
-    pub(super) fn show_chains(&self) {
-        let chains: &Chains = self.scheduler.chains();
-        self.chains.send_replace(chains.clone());
+    /// Lets others see chains and names as they are now.
+    pub(super) fn show_standing(&self) {
+        let chains = self.scheduler.chains().clone();
+        self.standing.send_replace(Standing { chains, names: self.names.clone() });
+    }
+
+    /// Takes back what was to be given to runners and could not be written. Their callers are told, and tell GitLab.
+    pub(super) fn withdraw_deliveries(&mut self, now: Now) {
+        for (job, reply) in std::mem::take(&mut self.pending.deliveries) {
+            if let Some(desk) = &mut self.desk {
+                desk.table.withdraw(job, now);
+            }
+            // Who does not wait any more needs no answer.
+            let _ = reply.send(Err(CoreError::StoreUnavailable));
+        }
+    }
+
+    /// The task ends: what was said of hand-outs until now is written.
+    pub(super) fn close_handouts(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        let now = self.now();
+        while let Ok(command) = commands.try_recv() {
+            if let Command::HandOut(command) = command {
+                self.handout(command, now);
+            }
+        }
+        self.settle(now);
     }
 }
 

@@ -32,6 +32,7 @@ use crate::{
     chain::Chains,
     config::{Config, PriorityRule, RunnerConfig},
     decision::Decision,
+    gitlab::{Names, Standing},
     handle::{Command, CoreError, Handle, RunnerOrder, Session},
     job::JobRecord,
     scheduler::{Decided, Limits, Now, Rules, Scheduler},
@@ -58,7 +59,7 @@ pub(crate) enum Event {
     /// A controller decides by these policy versions now.
     Versions { controller: Arc<str>, versions: BTreeSet<Arc<str>>, reads_runner: Option<bool> },
     /// The configuration changed.
-    Reconfigured { chains: Chains, runners: Runners, settings: Settings, admission_ttl: Duration },
+    Reconfigured { chains: Chains, runners: Runners, settings: Settings, names: Names, admission_ttl: Duration },
 }
 
 /// Which runners may attach.
@@ -105,8 +106,8 @@ pub(crate) type Export = Box<dyn Fn(&Arc<Decision>) + Send>;
 pub(crate) struct Running {
     pub(crate) handle: Handle,
     pub(crate) events: mpsc::Sender<Event>,
-    /// The chains in use. A decision under older ones is found stale when it would serve.
-    pub(crate) chains: watch::Receiver<Chains>,
+    /// Chains and names in use. A decision under older ones is found stale when it would serve.
+    pub(crate) standing: watch::Receiver<Standing>,
     /// Salt of the short hashes that runners of GitLab are known by.
     pub(crate) salt: [u8; 16],
     /// Whether the store can write.
@@ -138,7 +139,9 @@ struct Core {
     room: usize,
     open: TaskTracker,
     store_ok: watch::Sender<bool>,
-    chains: watch::Sender<Chains>,
+    standing: watch::Sender<Standing>,
+    /// What GitLab's runners are called.
+    names: Names,
     /// Hand-outs of GitLab, where there is one.
     desk: Option<Desk>,
     began: Instant,
@@ -161,7 +164,8 @@ pub(crate) fn start(parts: Parts) -> Result<Running, StoreError> {
     let (events_in, events) = mpsc::channel(INBOX);
     let (changes, _) = broadcast::channel(INBOX);
     let (store_ok, store_state) = watch::channel(true);
-    let (chains, current_chains) = watch::channel(parts.chains.clone());
+    let names = parts.handouts.as_ref().map(|parts| parts.names.clone()).unwrap_or_default();
+    let (standing, current) = watch::channel(Standing { chains: parts.chains.clone(), names: names.clone() });
     let mut core = Core {
         scheduler: Scheduler::new(parts.chains, parts.limits, parts.settings.rules),
         history: History::default(),
@@ -179,7 +183,8 @@ pub(crate) fn start(parts: Parts) -> Result<Running, StoreError> {
         room: asking::ADMISSIONS,
         open: TaskTracker::new(),
         store_ok,
-        chains,
+        standing,
+        names,
         desk: parts.handouts.map(Desk::new),
         began: Instant::now(),
         clock: parts.clock,
@@ -195,7 +200,7 @@ pub(crate) fn start(parts: Parts) -> Result<Running, StoreError> {
         false => tokio::spawn(run),
     };
     let handle = Handle { inbox, changes };
-    Ok(Running { handle, events: events_in, chains: current_chains, salt, store_ok: store_state, open, end, task })
+    Ok(Running { handle, events: events_in, standing: current, salt, store_ok: store_state, open, end, task })
 }
 
 /// Runs it on a thread that does nothing else.
@@ -245,6 +250,7 @@ impl Core {
             }
             self.settle(now);
         }
+        self.close_handouts(&mut commands);
     }
 
     /// Takes up what was kept, and gives the salt.
@@ -286,13 +292,14 @@ impl Core {
             Event::Versions { controller, versions, reads_runner } => {
                 if let Some(chains) = self.scheduler.chains().with_versions(&controller, &versions, reads_runner) {
                     self.scheduler.set_chains(chains, now);
-                    self.show_chains();
+                    self.show_standing();
                 }
             }
-            Event::Reconfigured { chains, runners, settings, admission_ttl } => {
+            Event::Reconfigured { chains, runners, settings, names, admission_ttl } => {
                 let anybody = matches!(runners, Runners::Any);
                 self.scheduler.reconfigure(chains, settings.rules, admission_ttl, anybody, now);
-                self.show_chains();
+                self.names = names;
+                self.show_standing();
                 self.priorities = settings.priorities;
                 self.runners = runners;
             }

@@ -404,6 +404,7 @@ async fn a_job_is_not_delivered_after_an_outage_when_its_chain_changed_meanwhile
         chains: strict,
         runners: Runners::Any,
         settings: Settings::default(),
+        names: Names::default(),
         admission_ttl: Duration::from_secs(600),
     };
     router.events.send(event).await.ok().unwrap();
@@ -454,6 +455,7 @@ async fn a_runner_whose_token_was_taken_away_before_its_hello_does_not_attach() 
         chains: chains(vec![admit_all()]),
         runners: Runners::Configured(vec![known]),
         settings: Settings::default(),
+        names: Names::default(),
         admission_ttl: Duration::from_secs(600),
     };
     router.events.send(event).await.ok().unwrap();

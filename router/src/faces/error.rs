@@ -103,6 +103,11 @@ impl ApiError {
         self
     }
 
+    /// What is wrong, in one line.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// As the sender of the request understands it: a gRPC status, or JSON.
     pub(super) fn respond(self, grpc: bool) -> Response {
         if grpc { Status::from(self).into_http::<Body>() } else { self.into_response() }

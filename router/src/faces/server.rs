@@ -11,7 +11,7 @@ use axum::{
 use http::Method;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{Status, service::Routes};
 
 use super::{
     Auth, AuthError, ControllersStatus, Limits, Metrics, Readiness, Tls, TlsError,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    gitlab::{Front, JobRouterFace, LARGEST_MESSAGE},
+    gitlab::{Front, JobRouterFace, LARGEST_MESSAGE, answer},
     handle::Handle,
 };
 use jobgate_proto::gitlab::job_router_server::JobRouterServer;
@@ -206,23 +206,31 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
                 let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
                 Box::pin(front.serve(call, request, peer)).await
             }
-            Err(error) => error.respond(grpc),
+            // A 403 of ours would put a runner out, or kill its job (facts 2.2, 4.2).
+            Err(error) => answer::unavailable(error.message()),
+        };
+    }
+    if let Some(front) = &gate.gitlab
+        && request.uri().path() == JOB_ROUTER
+    {
+        return match gate.auth.admit_anybody(&request) {
+            // GitLab holds it for longer than our limit, and ends it.
+            Ok(()) => match front.read_whole(request).await {
+                Ok(request) => next.run(request).await,
+                Err(status) => status.into_http(),
+            },
+            Err(error) => Status::unavailable(error.message()).into_http(),
         };
     }
     if let Err(error) = gate.auth.admit(&mut request) {
         return error.respond(grpc);
     }
-    // GitLab holds it for longer than our limit, and ends it.
-    let is_poll = gate.gitlab.is_some() && request.uri().path() == JOB_ROUTER;
     let is_submission =
         request.method() == Method::POST && ["/v1/jobs", "/jobgate.job.v1.Jobs/Submit"].contains(&request.uri().path());
     let answered = async {
         let _turn = if is_submission { Some(gate.turns.acquire().await) } else { None };
         next.run(request).await
     };
-    if is_poll {
-        return answered.await;
-    }
     let answered = tokio::time::timeout(gate.limit, answered).await;
     answered.unwrap_or_else(|_| ApiError::new(Kind::TimedOut, "the request took too long").respond(grpc))
 }

@@ -1,6 +1,6 @@
 //! Calls that the router makes itself: small bodies, read whole, within a time.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -19,8 +19,7 @@ const RESET_TIME: HeaderName = HeaderName::from_static("ratelimit-resettime");
 /// Longest pause that GitLab can ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// GitLab's answer, read whole.
-#[derive(Debug)]
+/// GitLab's answer, read whole. Its body may be a job, which holds secrets.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -74,6 +73,23 @@ pub(super) fn request(
         .header(REQUEST_ID, uuid::Uuid::new_v4().simple().to_string())
         .header(token.0, value)
         .body(body.into())
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl CallError {
+    /// Whether GitLab may have had the request.
+    pub(super) fn was_sent(&self) -> bool {
+        !matches!(
+            self,
+            Self::Request(_)
+                | Self::Outage(Outage::Unreachable { .. } | Outage::Certificate { .. } | Outage::Tls { .. })
+        )
+    }
 }
 
 impl Reply {

@@ -5,24 +5,23 @@ use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use jobgate_sdk::Reason;
+use jobgate_sdk::{Reason, Runner};
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
     handout::{GitLabJob, HandOut, Report, Stage},
-    poll::{Asking, Face, Outcome},
+    poll::{AFTER_LOSS, Asking, Face, NAMELESS, Outcome},
     source::{Settings, Source},
     trace,
 };
 use crate::{
     admission::{Admission, Conclusion},
-    chain::{Chain, Part},
+    chain::{Chain, Chains, Part},
     config::Secret,
     core::{HandOutCommand, Judged, Ruled},
     decision::{Cause, Decision, Ruling},
     document::{JobDocument, read_documents},
-    handle::CoreError,
     view::{View, view},
 };
 
@@ -45,34 +44,56 @@ struct Handed {
 }
 
 /// A job that is being decided about.
+#[derive(Clone)]
 struct Case<'a> {
     source: &'a Source,
     asking: &'a Asking,
     handout: HandOut,
     /// Failure reasons that this GitLab knows.
-    known: Vec<String>,
+    known: Arc<[String]>,
 }
 
 impl Source {
     /// Decides about a job that GitLab gave, and has that written.
     pub(super) async fn decide(&self, asking: &Asking, answer: Bytes) -> Outcome {
+        let inner = &self.0;
         let Ok(handed) = serde_json::from_slice::<Handed>(&answer) else {
-            self.0.metrics.lost();
-            let request_id = asking.request_id();
-            tracing::error!(runner = %asking.name, request_id, "GitLab's answer has no job that can be told from another: it is left to GitLab");
-            return Outcome::Over;
+            // Another one would be lost as well.
+            inner.metrics.lost("unreadable");
+            inner.pauses.set(asking.runner.token, AFTER_LOSS);
+            let (runner, request_id) = (asking.runner.token.short(), asking.request_id());
+            tracing::error!(
+                runner,
+                request_id,
+                "GitLab's answer has no job that can be told from another: it is left to GitLab"
+            );
+            return Outcome::Stop("GitLab's answer to a job request cannot be read".to_owned());
         };
         let known = handed.features.get("failure_reasons").and_then(|known| known.as_array());
-        let known = known.into_iter().flatten().filter_map(|reason| reason.as_str().map(str::to_owned)).collect();
+        let known: Arc<[_]> =
+            known.into_iter().flatten().filter_map(|reason| reason.as_str().map(str::to_owned)).collect();
+        let failure_reason = Settings::choose(&inner.settings.load().failure_reasons, &known).into();
         let handout = HandOut {
             job: GitLabJob(handed.id),
+            gitlab: inner.upstream.authority().into(),
             token: Secret::new(handed.token),
             project: "".into(),
-            runner: asking.name.clone(),
+            runner: "".into(),
+            failure_reason,
             stage: Stage::Asking,
             since: Timestamp::now(),
         };
-        Case { source: self, asking, handout, known }.decide(answer).await
+        let case = Case { source: self, asking, handout, known };
+        let broken = case.clone();
+        // What the job's author wrote is read in here.
+        let decided = AssertUnwindSafe(case.decide(answer.clone())).catch_unwind().await;
+        match decided {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let reason = "not admitted because its admission broke down in jobgate itself".to_owned();
+                broken.refuse(reason, Cause::Failure, None, None, answer).await
+            }
+        }
     }
 }
 
@@ -82,42 +103,44 @@ impl Case<'_> {
             Ok(document) => document,
             Err(faults) => {
                 let reason = format!("not admitted because what GitLab says of it cannot be read: {faults}");
-                let decision = self.unasked(reason, Cause::Failure, "");
-                return self.judge(decision, None, Instant::now(), answer).await.unwrap_or(Outcome::Over);
+                return self.refuse(reason, Cause::Failure, None, None, answer).await;
             }
         };
         self.handout.project = document.project().as_str().into();
         if self.asking.poll.face == Face::Grpc && answer.len() > LARGEST_OVER_GRPC {
             let reason = format!(
                 "not admitted because it cannot be given to this runner: its description has {} bytes, and a job router's \
-                 answer at most {LARGEST_OVER_GRPC}; without FF_USE_JOB_ROUTER the runner can have it",
+                 answer at most {LARGEST_OVER_GRPC}",
                 answer.len()
             );
             // A retry would meet the same limit: policy's reasons, which `retry:` is seldom for.
-            let decision = self.unasked(reason, Cause::Policy, document.project().as_str());
-            return self.judge(decision, Some(&document), Instant::now(), answer).await.unwrap_or(Outcome::Over);
+            let log = trace::too_large(answer.len(), LARGEST_OVER_GRPC);
+            return self.refuse(reason, Cause::Policy, Some(log), Some(&document), answer).await;
         }
         for restart in 0..=MOST_RESTARTS {
             let asked = Instant::now();
-            let decision = self.ask(&document, restart == 0).await;
-            if let Some(outcome) = self.judge(decision, Some(&document), asked, answer.clone()).await {
+            let standing = self.source.0.standing.borrow().clone();
+            // Looked up for each job: GitLab may have held the poll for long, and a name given meanwhile.
+            let Some(name) = standing.names.name(self.asking.runner) else {
+                let reason = format!("not admitted because {NAMELESS}");
+                return self.refuse(reason, Cause::Failure, None, Some(&document), answer).await;
+            };
+            self.handout.runner = name;
+            let decision = self.ask(&document, &standing.chains, restart == 0).await;
+            if let Some(outcome) = self.judge(decision, None, Some(&document), asked, answer.clone()).await {
                 return outcome;
             }
         }
         let reason = "not admitted because its chain changes faster than it can be asked".to_owned();
-        let decision = self.unasked(reason, Cause::Failure, document.project().as_str());
-        self.judge(decision, Some(&document), Instant::now(), answer).await.unwrap_or(Outcome::Over)
+        self.refuse(reason, Cause::Failure, None, Some(&document), answer).await
     }
 
     /// Asks the whole chain: the runner is known.
-    async fn ask(&self, document: &JobDocument, first: bool) -> Decision {
+    async fn ask(&self, document: &JobDocument, chains: &Chains, first: bool) -> Decision {
         let inner = &self.source.0;
-        let project = document.project();
-        let chain = {
-            let chains = inner.chains.borrow();
-            let part = Part::Whole(&self.asking.name);
-            chains.chain(project, part, chains.version(project, part))
-        };
+        let (project, runner) = (document.project(), &self.handout.runner);
+        let part = Part::Whole(runner);
+        let chain = chains.chain(project, part, chains.version(project, part));
         chain.count(first);
         let (job, admission): (_, Arc<str>) = (self.handout.job.id(), uuid::Uuid::now_v7().simple().to_string().into());
         let view = match view(document, job.as_str()) {
@@ -125,48 +148,54 @@ impl Case<'_> {
             Err(rejection) => {
                 let project = project.as_str().into();
                 let decision = Decision::without_questions(&job, &admission, &project, &chain.version, &rejection);
-                let decision = Decision { runner: Some(self.asking.name.clone()), ..decision };
+                let decision = Decision { runner: Some(runner.clone()), ..decision };
                 inner.observer.decided(&decision, Duration::ZERO);
                 return decision;
             }
         };
-        let turn = inner.turns.take(self.asking.key).await;
-        let broken = Decision::broken(
-            &job,
-            &admission,
-            &project.as_str().into(),
-            Some(self.asking.name.clone()),
-            &chain.version,
-        );
+        let project: Arc<str> = project.as_str().into();
+        let broken = Decision::broken(&job, &admission, &project, Some(runner.clone()), &chain.version);
         let run = AssertUnwindSafe(self.admission(view, chain, admission).run()).catch_unwind();
-        let mut run = pin!(run);
-        let ended = match tokio::time::timeout(WRITTEN_AFTER, &mut run).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                inner.handle.handout(HandOutCommand::Took(self.handout.clone())).await;
-                match tokio::time::timeout(PATIENCE, &mut run).await {
-                    Ok(ended) => ended,
-                    Err(_) => {
-                        drop(turn);
-                        run.await
-                    }
+        let taking_turns = async {
+            let turn = inner.turns.take(self.asking.runner.token).await;
+            let mut run = pin!(run);
+            match tokio::time::timeout(PATIENCE, &mut run).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    drop(turn);
+                    run.await
                 }
             }
         };
+        let mut taking_turns = pin!(taking_turns);
+        let ended = match tokio::time::timeout(WRITTEN_AFTER, &mut taking_turns).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                inner.handle.handout(HandOutCommand::Took(self.handout.clone())).await;
+                taking_turns.await
+            }
+        };
         // Every admission ends, whatever breaks in it. GitLab has no way to wait: who would wait rejects.
-        let (conclusion, decision) = ended.unwrap_or((Conclusion::Rejected, broken));
-        debug_assert_eq!(matches!(conclusion, Conclusion::Admitted), decision.decision == Ruling::Admitted);
+        let (_, decision) = ended.unwrap_or((Conclusion::Rejected, broken));
         Decision { will_retry: false, ..decision }
     }
 
     fn admission(&self, view: View, chain: Chain, admission: Arc<str>) -> Admission {
-        let inner = &self.source.0;
+        let (inner, request) = (&self.source.0, &self.asking.request);
+        let runner = Runner {
+            name: self.handout.runner.to_string(),
+            id: self.asking.runner.id,
+            version: request.version.clone(),
+            platform: request.platform.clone(),
+            executor: request.executor.clone(),
+            ..Runner::default()
+        };
         Admission {
             id: admission,
             job: self.handout.job.id(),
             project: self.handout.project.clone(),
             view: Arc::new(view),
-            runner: Some(self.asking.runner.clone()),
+            runner: Some(Arc::new(runner)),
             chain,
             observer: inner.observer.clone(),
             late: inner.late.clone(),
@@ -177,16 +206,17 @@ impl Case<'_> {
     async fn judge(
         &self,
         decision: Decision,
+        log: Option<String>,
         document: Option<&JobDocument>,
         asked: Instant,
         answer: Bytes,
     ) -> Option<Outcome> {
-        let inner = &self.source.0;
-        let report = (decision.decision == Ruling::Rejected).then(|| self.report(&decision));
+        let (inner, runner) = (&self.source.0, &self.handout.runner);
+        let report = (decision.decision == Ruling::Rejected).then(|| self.report(&decision, log));
         if let Some(report) = &report {
             tracing::info!(
-                job = self.handout.job.0, project = %self.handout.project, runner = %self.asking.name,
-                request_id = self.asking.request_id(), failure_reason = report.failure_reason, reason = decision.reason,
+                job = self.handout.job.0, project = %self.handout.project, %runner,
+                request_id = self.asking.request_id(), failure_reason = %report.failure_reason, reason = decision.reason,
                 "a job of GitLab is not admitted"
             );
         }
@@ -196,47 +226,47 @@ impl Case<'_> {
         };
         let judged = Judged {
             handout: self.handout.clone(),
+            runner: self.asking.runner,
             decision,
             report: report.clone(),
             project: document.map(|document| document.project().clone()),
             asked,
         };
         match inner.handle.judge(judged).await {
-            Ok(Ruled::Deliver) => Some(Outcome::Deliver(self.handout.job, answer)),
+            Ok(Ruled::Deliver) => {
+                Some(Outcome::Deliver { job: self.handout.job, document: answer, runner: runner.clone() })
+            }
             Ok(Ruled::Stale) => None,
             Ok(Ruled::Reject) => {
-                inner.metrics.job(&self.asking.name, outcome);
+                inner.metrics.job(runner, outcome);
                 Some(Outcome::Over)
             }
             // Nothing can be written. The job must not stay for that: GitLab is told from memory.
             Err(error) => {
-                inner.metrics.job(&self.asking.name, "failed");
-                let report =
-                    report.unwrap_or_else(|| Report::of_failure(&trace::failed("jobgate cannot write its state")));
+                inner.metrics.job(runner, "failed");
+                let report = report.unwrap_or_else(|| self.handout.failed(trace::unwritten()));
                 let handout = HandOut { stage: Stage::Failing(report), ..self.handout.clone() };
+                // Nobody to finish it is left only when the process ends.
                 drop(inner.finish.send(handout));
-                Some(Outcome::Stop(refusal(&error)))
+                Some(Outcome::Stop(format!("a job cannot be given out: {error}")))
             }
         }
     }
 
-    fn report(&self, decision: &Decision) -> Report {
-        let settings = self.source.0.settings.load();
-        let wanted = match decision.cause {
-            Some(Cause::Policy) => &settings.policy_reasons,
-            _ => &settings.failure_reasons,
-        };
-        let failure_reason = Settings::choose(wanted, &self.known).to_owned();
-        Report { failure_reason, trace: trace::rejected(decision) }
-    }
-
     /// A rejection that no controller was asked for.
-    fn unasked(&self, reason: String, cause: Cause, project: &str) -> Decision {
+    async fn refuse(
+        &self,
+        reason: String,
+        cause: Cause,
+        log: Option<String>,
+        document: Option<&JobDocument>,
+        answer: Bytes,
+    ) -> Outcome {
         let decision = Decision {
             admission_id: uuid::Uuid::now_v7().simple().to_string().into(),
             job_id: self.handout.job.id(),
-            project: project.into(),
-            runner: Some(self.asking.name.clone()),
+            project: self.handout.project.clone(),
+            runner: Some(self.handout.runner.clone()).filter(|name| !name.is_empty()),
             decision: Ruling::Rejected,
             cause: Some(cause),
             reason: Reason::from(reason).to_string(),
@@ -246,7 +276,16 @@ impl Case<'_> {
             verdicts: Vec::new(),
         };
         self.source.0.observer.decided(&decision, Duration::ZERO);
-        decision
+        // A rejection is never stale.
+        self.judge(decision, log, document, Instant::now(), answer).await.unwrap_or(Outcome::Over)
+    }
+
+    fn report(&self, decision: &Decision, log: Option<String>) -> Report {
+        let failure_reason = match decision.cause {
+            Some(Cause::Policy) => Settings::choose(&self.source.0.settings.load().policy_reasons, &self.known).into(),
+            _ => self.handout.failure_reason.clone(),
+        };
+        Report { failure_reason, trace: log.unwrap_or_else(|| trace::rejected(decision)) }
     }
 }
 
@@ -263,8 +302,4 @@ fn read(answer: &Bytes) -> Result<JobDocument, String> {
         (Some(document), true) => Ok(document),
         _ => Err("it is not one job".to_owned()),
     }
-}
-
-fn refusal(error: &CoreError) -> String {
-    format!("a job cannot be given out: {error}")
 }

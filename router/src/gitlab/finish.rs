@@ -1,7 +1,11 @@
 //! Tells GitLab that a job is over which no runner will have: by the public runner API, which has no way to give a job back
 //! (facts 5.2). Every step may be repeated, so that an attempt begins anew after anything, a restart included.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::{Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
@@ -26,6 +30,8 @@ const MOST: usize = 64 * 1024;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Attempts in which the log must be written before the job is failed without it.
 const WITH_TRACE: u32 = 5;
+/// Attempts, over some two minutes, until a 403 alone is believed.
+const DOUBTS: u32 = 7;
 /// Jobs told of at once.
 const AT_ONCE: usize = 32;
 /// GitLab itself has ended the job long before this (its own sweep takes about an hour, facts 5.2).
@@ -57,9 +63,18 @@ impl Finisher {
     pub(super) async fn run(self, mut jobs: mpsc::UnboundedReceiver<HandOut>) {
         let this = Arc::new(self);
         let (turns, tasks) = (Arc::new(Semaphore::new(AT_ONCE)), TaskTracker::new());
+        let begun: Arc<Mutex<HashSet<GitLabJob>>> = Arc::default();
         while let Some(handout) = jobs.recv().await {
-            let (this, turns) = (this.clone(), turns.clone());
-            tasks.spawn(async move { this.finish(handout, &turns).await });
+            let job = handout.job;
+            // One that could not be written was told of from memory, and comes again when it is written.
+            if !begun.lock().unwrap_or_else(PoisonError::into_inner).insert(job) {
+                continue;
+            }
+            let (this, turns, begun) = (this.clone(), turns.clone(), begun.clone());
+            tasks.spawn(async move {
+                this.finish(handout, &turns).await;
+                begun.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
+            });
         }
     }
 
@@ -96,14 +111,14 @@ impl Finisher {
         // Harmless where the job is running; where GitLab waits for a runner to take it up nothing else is possible before
         // (facts 5.1).
         match self.put(handout, serde_json::json!({ "token": handout.token.expose(), "state": "running" })).await {
-            Ok(reply) if is_over(&reply) => return Ended::Over,
+            Ok(reply) if is_over(&reply, tries) => return Ended::Over,
             Ok(reply) if is_passing(reply.status) => return self.later("taking it up", &reply),
             Ok(_) => {}
             Err(error) => return broken("taking it up", &error),
         }
-        match self.trace(handout, report.trace.as_bytes()).await {
+        match self.trace(handout, report.trace.as_bytes(), tries).await {
             Ok(None) => {}
-            Ok(Some(reply)) if is_over(&reply) => return Ended::Over,
+            Ok(Some(reply)) if is_over(&reply, tries) => return Ended::Over,
             // The token is worth nothing once the job has failed: now or never. But a job must not stay for its log's sake.
             Ok(Some(reply)) if is_passing(reply.status) && tries < WITH_TRACE => return self.later("its log", &reply),
             Err(error) if tries < WITH_TRACE => return broken("its log", &error),
@@ -113,11 +128,11 @@ impl Finisher {
         // Without `checksum` and `output` the state is taken at once (facts 5.2), and without `exit_code` no
         // `allow_failure:exit_codes` of the author makes a warning of it (facts 5.3).
         let body = serde_json::json!({
-            "token": handout.token.expose(), "state": "failed", "failure_reason": report.failure_reason,
+            "token": handout.token.expose(), "state": "failed", "failure_reason": &*report.failure_reason,
         });
         match self.put(handout, body).await {
             Ok(reply) if reply.status == StatusCode::OK => Ended::Told,
-            Ok(reply) if is_over(&reply) => Ended::Over,
+            Ok(reply) if is_over(&reply, tries) => Ended::Over,
             Ok(reply) => self.later("its end", &reply),
             Err(error) => broken("its end", &error),
         }
@@ -131,33 +146,35 @@ impl Finisher {
     }
 
     /// Writes the log; `None` when GitLab has it.
-    async fn trace(&self, handout: &HandOut, trace: &[u8]) -> Result<Option<Reply>, CallError> {
+    async fn trace(&self, handout: &HandOut, trace: &[u8], tries: u32) -> Result<Option<Reply>, CallError> {
         let path = format!("/api/v4/jobs/{}/trace", handout.job);
-        let mut from = 0;
-        // Once from the beginning, and once from where GitLab says that it is.
-        for _ in 0..2 {
-            let rest = trace.get(from..).unwrap_or_default();
+        // Bytes that GitLab has before ours, and of ours.
+        let (mut before, mut sent) = (0, 0);
+        loop {
+            let rest = trace.get(sent..).unwrap_or_default();
             if rest.is_empty() {
                 return Ok(None);
             }
             let token = (JOB_TOKEN, handout.token.expose());
             let mut request = calls::request(Method::PATCH, &path, token, "text/plain", rest.to_vec())?;
             // Without a unit, and with an inclusive end (facts 7.17).
-            let range = format!("{from}-{}", trace.len() - 1).parse();
+            let range = format!("{}-{}", before + sent, before + trace.len() - 1).parse();
             request.headers_mut().insert(http::header::CONTENT_RANGE, range.map_err(http::Error::from)?);
             let reply = calls::call(&self.upstream, request, MOST, WITHIN).await?;
-            if reply.status == StatusCode::ACCEPTED && !is_over(&reply) {
+            if reply.status == StatusCode::ACCEPTED && !has_ended(&reply) {
                 return Ok(None);
             }
-            let held =
-                reply.text(&http::header::RANGE).and_then(|range| range.strip_prefix("0-")?.parse::<usize>().ok());
-            match held {
+            let range = reply.text(&http::header::RANGE).and_then(|range| range.strip_prefix("0-"));
+            let held: Option<usize> = range.and_then(|held| held.parse().ok());
+            match held.filter(|_| reply.status == StatusCode::RANGE_NOT_SATISFIABLE && before == 0) {
                 // An attempt before this one was further than its answer.
-                Some(held) if reply.status == StatusCode::RANGE_NOT_SATISFIABLE && held > from => from = held,
+                Some(held) if held > sent && held <= trace.len() => sent = held,
+                // A runner had begun. Later attempts cannot tell its lines from their own.
+                Some(held) if held > trace.len() && tries == 0 => before = held,
+                Some(held) if held > trace.len() => return Ok(None),
                 _ => return Ok(Some(reply)),
             }
         }
-        Ok(None)
     }
 
     fn later(&self, what: &str, reply: &Reply) -> Ended {
@@ -173,15 +190,24 @@ fn broken(what: &str, error: &CallError) -> Ended {
     Ended::Later { why: format!("{what}: {error}"), pause: None }
 }
 
-/// Whether GitLab says that there is nothing left to say (facts 4.3: 403 and 404, or `Job-Status`).
-fn is_over(reply: &Reply) -> bool {
-    let ended = reply.text(&JOB_STATUS).is_some_and(|status| matches!(status, "canceled" | "failed" | "success"));
-    ended || matches!(reply.status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE)
+/// Whether GitLab says that the job is over. A 403 without the job's status may be somebody between us, or mean a job that is
+/// deleted: it is believed when it stays. 404 is answered by anything that is no GitLab, and never by GitLab for a job.
+fn is_over(reply: &Reply, tries: u32) -> bool {
+    has_ended(reply) || (reply.status == StatusCode::FORBIDDEN && tries >= DOUBTS)
+}
+
+/// Facts 4.3.
+fn has_ended(reply: &Reply) -> bool {
+    reply.text(&JOB_STATUS).is_some_and(|status| matches!(status, "canceled" | "failed" | "success"))
 }
 
 /// Whether the same call may go through later.
 fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
+        )
 }
 
 /// Doubling, with a quarter of chance.

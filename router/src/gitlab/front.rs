@@ -8,14 +8,17 @@ use axum::{body::Body, response::Response};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tonic::Status;
 
 use super::{
-    GitLabMetrics, HandOut, Outstanding, answer,
-    calls::JOB_STATUS,
+    GitLabMetrics, HandOut, Names, Outstanding, answer,
+    calls::{JOB_STATUS, JOB_TOKEN},
     handout::GitLabJob,
     handouts::Shown,
+    job_router::LARGEST_MESSAGE,
     pass::pass,
     path::{JobCall, Target, Unreadable, classify},
+    request::{self, Unread},
     source::{Parts, Source},
     upstream::{Upstream, UpstreamError},
 };
@@ -32,6 +35,7 @@ pub struct Front(Arc<Shared>);
 /// A front whose router has not started yet.
 pub(crate) struct Prepared {
     config: Arc<GitLabConfig>,
+    names: Names,
     upstream: Upstream,
     outstanding: Outstanding,
     finish: mpsc::UnboundedSender<HandOut>,
@@ -64,16 +68,19 @@ impl Prepared {
     ///
     /// [`UpstreamError`] says what in it cannot be used.
     pub(crate) fn new(config: &Config, metrics: GitLabMetrics) -> Result<Option<Self>, UpstreamError> {
+        let names = Names::of(config);
         let Some(config) = config.gitlab.clone() else { return Ok(None) };
         let (finish, to_finish) = mpsc::unbounded_channel();
         let upstream = Upstream::new(&config)?;
-        Ok(Some(Self { config, upstream, outstanding: Outstanding::default(), finish, to_finish, metrics }))
+        Ok(Some(Self { config, names, upstream, outstanding: Outstanding::default(), finish, to_finish, metrics }))
     }
 
     /// What the task that owns the state needs of it.
     pub(crate) fn parts(&self) -> HandOutParts {
         let metrics = self.metrics.clone();
         HandOutParts {
+            gitlab: self.upstream.authority().into(),
+            names: self.names.clone(),
             outstanding: self.outstanding.clone(),
             finish: self.finish.clone(),
             counted: Box::new(move |counts| metrics.set_handouts(counts)),
@@ -88,7 +95,7 @@ impl Prepared {
             let scheme = if url.scheme_str() == Some("https") { "grpcs" } else { "grpc" };
             Some(format!("{scheme}://{}", url.authority()?))
         });
-        let Self { config, upstream, outstanding, finish, to_finish, metrics } = self;
+        let Self { config, upstream, outstanding, finish, to_finish, metrics, .. } = self;
         let parts = Parts {
             config: &config,
             upstream: upstream.clone(),
@@ -133,6 +140,17 @@ impl Front {
         }
     }
 
+    /// A poll over gRPC with its body at hand: whoever sends one slowly, or a large one, keeps nobody else waiting.
+    pub(crate) async fn read_whole(&self, request: Request<Body>) -> Result<Request<Body>, Status> {
+        let (parts, body) = request.into_parts();
+        let body = request::collect(body, LARGEST_MESSAGE, &self.0.source.0.large).await;
+        let body = body.map_err(|unread| match unread {
+            Unread::TooLarge => Status::invalid_argument("the job request is too large"),
+            Unread::Broken | Unread::Late => Status::unavailable("the job request did not arrive"),
+        })?;
+        Ok(Request::from_parts(parts, Body::from(body)))
+    }
+
     /// What is said about one job. The first word of its runner that GitLab takes, authenticated by the job's own token, is the
     /// proof that the runner has it.
     async fn job(
@@ -152,10 +170,18 @@ impl Front {
         match source.0.outstanding.shown(job) {
             // It is given up, and GitLab may not know yet (facts 7.35).
             Some(Shown::Failing) => over(),
-            Some(Shown::Delivering) if is_word => {
+            Some(Shown::Delivering(token)) if is_word => {
+                // The runner goes on whatever GitLab answers, unless that ends the job (facts 4.1): it has the job.
+                let said = request.headers().get(JOB_TOKEN).and_then(|said| said.to_str().ok());
+                let is_its_runner = said.is_some_and(|said| token.is(said));
+                if is_its_runner {
+                    source.0.handle.tell(HandOutCommand::Heard(job));
+                }
                 let response = pass(upstream, request, path, peer).await;
                 if response.status().is_success() {
-                    source.0.handle.handout(HandOutCommand::Confirmed(job)).await;
+                    source.0.handle.tell(HandOutCommand::Confirmed(job));
+                } else if is_its_runner && response.status().is_server_error() {
+                    source.0.handle.tell(HandOutCommand::Heard(job));
                 }
                 response
             }

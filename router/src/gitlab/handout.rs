@@ -16,6 +16,8 @@ pub(crate) struct GitLabJob(pub(crate) i64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HandOut {
     pub(crate) job: GitLabJob,
+    /// Host and port of its GitLab: another one has other jobs under the same numbers.
+    pub(crate) gitlab: Arc<str>,
     /// The job's own token: what is said about the job is said with it. Kept, since a rejection must be finished after a
     /// restart, too; the store's files are for their owner only.
     #[serde(with = "secret")]
@@ -24,6 +26,8 @@ pub(crate) struct HandOut {
     pub(crate) project: Arc<str>,
     /// Name of the runner that asked for it.
     pub(crate) runner: Arc<str>,
+    /// What GitLab is told if it fails without having been rejected.
+    pub(crate) failure_reason: Arc<str>,
     pub(crate) stage: Stage,
     /// When it came to this stage.
     pub(crate) since: Timestamp,
@@ -45,9 +49,27 @@ pub(crate) enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// One of GitLab's failure reasons.
-    pub(crate) failure_reason: String,
+    pub(crate) failure_reason: Arc<str>,
     /// What the job's log says.
     pub(crate) trace: String,
+}
+
+impl HandOut {
+    /// What GitLab is told where nobody rejected it.
+    pub(crate) fn failed(&self, trace: String) -> Report {
+        Report { failure_reason: self.failure_reason.clone(), trace }
+    }
+}
+
+impl Stage {
+    /// Its place among the three.
+    pub(super) const fn place(&self) -> usize {
+        match self {
+            Self::Asking => 0,
+            Self::Delivering => 1,
+            Self::Failing(_) => 2,
+        }
+    }
 }
 
 impl GitLabJob {

@@ -12,12 +12,16 @@ const HOP_BY_HOP: [&str; 7] =
 
 /// What a proxy tells the server behind it, and therefore nobody else may: who asks, what was asked for, and how GitLab's
 /// own parts know each other. `Expect` is answered here, and `Host` is that of GitLab.
-const OF_PROXIES: [&str; 11] = [
+const OF_PROXIES: [&str; 15] = [
     "expect",
     "host",
     "forwarded",
     "x-real-ip",
     "client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
     "x-gitlab-ratelimit-bypass",
     "x-http-method",
     "x-http-method-override",

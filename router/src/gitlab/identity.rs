@@ -2,16 +2,19 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use http::{Method, StatusCode};
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
     calls::{self, CallError, RUNNER_TOKEN, Reply},
+    headers,
     request::PollRequest,
     tokens::TokenKey,
     upstream::Upstream,
@@ -27,17 +30,11 @@ const DOUBT: Duration = Duration::from_secs(30);
 /// Tokens remembered at once.
 const KNOWN: usize = 50_000;
 
-/// What is known of a token.
-#[derive(Clone, Debug)]
-pub(super) enum Identity {
-    /// It is this runner's.
-    Runner(i64),
-    /// GitLab has no way to tell (an old one, or something else in its place).
-    Unnamed,
-}
+/// GitLab is left alone for so long after it did not answer: everybody with the token waits for one answer.
+const OUTAGE: Duration = Duration::from_secs(2);
 
 /// Why it is not known whose a token is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Unknown {
     /// GitLab does not know the token.
     Refused,
@@ -47,10 +44,14 @@ pub(super) enum Unknown {
     Outage(String),
 }
 
+/// The runner's id; `None` where GitLab has no way to tell (an old one, or something else in its place).
+type Id = Option<i64>;
+
 #[derive(Clone)]
 enum Known {
-    For(Instant, Option<Identity>),
     Always(i64),
+    /// Until then.
+    For(Instant, Result<Id, Unknown>),
 }
 
 type Entry = Arc<tokio::sync::Mutex<Option<Known>>>;
@@ -71,45 +72,24 @@ impl Identities {
         upstream: &Upstream,
         key: TokenKey,
         request: &PollRequest,
-        now: jiff::Timestamp,
-    ) -> Result<Identity, Unknown> {
+        peer: IpAddr,
+    ) -> Result<Id, Unknown> {
         let entry = self.entry(key);
         // Held while GitLab is asked: a fleet that starts at once asks once.
         let mut known = entry.lock().await;
         match &*known {
-            Some(Known::Always(id)) => return Ok(Identity::Runner(*id)),
-            Some(Known::For(until, identity)) if Instant::now() < *until => {
-                return identity.clone().ok_or(Unknown::Refused);
-            }
+            Some(Known::Always(id)) => return Ok(Some(*id)),
+            Some(Known::For(until, found)) if Instant::now() < *until => return found.clone(),
             _ => {}
         }
-        let reply = verify(upstream, request).await.map_err(|error| Unknown::Outage(error.to_string()))?;
-        let doubt = |identity| Some(Known::For(Instant::now() + DOUBT, identity));
-        match reply.status {
-            StatusCode::OK => {
-                let verified = serde_json::from_slice::<Verified>(&reply.body).ok().and_then(|verified| verified.id);
-                match verified.filter(|id| *id > 0) {
-                    Some(id) => {
-                        *known = Some(Known::Always(id));
-                        Ok(Identity::Runner(id))
-                    }
-                    None => {
-                        *known = doubt(Some(Identity::Unnamed));
-                        Ok(Identity::Unnamed)
-                    }
-                }
-            }
-            StatusCode::FORBIDDEN => {
-                *known = doubt(None);
-                Err(Unknown::Refused)
-            }
-            StatusCode::TOO_MANY_REQUESTS => Err(Unknown::Busy(reply.pause(now).unwrap_or(Duration::from_secs(5)))),
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
-                *known = doubt(Some(Identity::Unnamed));
-                Ok(Identity::Unnamed)
-            }
-            status => Err(Unknown::Outage(format!("GitLab answers {status} when asked whose token this is"))),
-        }
+        let found = look(verify(upstream, request, peer).await);
+        *known = Some(match &found {
+            Ok(Some(id)) => Known::Always(*id),
+            Ok(None) | Err(Unknown::Refused) => Known::For(Instant::now() + DOUBT, found.clone()),
+            Err(Unknown::Busy(pause)) => Known::For(Instant::now() + *pause, found.clone()),
+            Err(Unknown::Outage(_)) => Known::For(Instant::now() + OUTAGE, found.clone()),
+        });
+        found
     }
 
     /// GitLab refused the token when it was used: it is somebody's no more.
@@ -120,16 +100,38 @@ impl Identities {
     fn entry(&self, key: TokenKey) -> Entry {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() >= KNOWN && !entries.contains_key(&key) {
-            // All are asked about again, which costs a call each.
-            entries.clear();
+            // Strangers' first; if that is not enough, all are asked about again, which costs a call each.
+            entries.retain(|_, entry| entry.try_lock().is_ok_and(|known| matches!(*known, Some(Known::Always(_)))));
+            if entries.len() >= KNOWN {
+                entries.clear();
+            }
         }
         entries.entry(key).or_default().clone()
     }
 }
 
-async fn verify(upstream: &Upstream, request: &PollRequest) -> Result<Reply, CallError> {
+/// What GitLab's answer says.
+fn look(answer: Result<Reply, CallError>) -> Result<Id, Unknown> {
+    let reply = answer.map_err(|error| Unknown::Outage(error.to_string()))?;
+    match reply.status {
+        StatusCode::OK => {
+            let verified = serde_json::from_slice::<Verified>(&reply.body).ok().and_then(|verified| verified.id);
+            Ok(verified.filter(|id| *id > 0))
+        }
+        StatusCode::FORBIDDEN => Err(Unknown::Refused),
+        StatusCode::TOO_MANY_REQUESTS => {
+            Err(Unknown::Busy(reply.pause(Timestamp::now()).unwrap_or(Duration::from_secs(5))))
+        }
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Ok(None),
+        status => Err(Unknown::Outage(format!("GitLab answers {status} when asked whose token this is"))),
+    }
+}
+
+async fn verify(upstream: &Upstream, request: &PollRequest, peer: IpAddr) -> Result<Reply, CallError> {
     let token = (RUNNER_TOKEN, request.token.expose());
     let body = request.verification();
-    let call = calls::request(Method::POST, "/api/v4/runners/verify", token, "application/json", body)?;
+    let mut call = calls::request(Method::POST, "/api/v4/runners/verify", token, "application/json", body)?;
+    // Whoever comes with many wrong tokens is counted by GitLab, and not the router.
+    headers::for_gitlab(call.headers_mut(), peer);
     calls::call(upstream, call, MOST, WITHIN).await
 }

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::HeaderMap;
 use jobgate_proto::gitlab::{GetJobRequest, GetJobResponse, job_router_server::JobRouter};
 use tonic::{Request, Response, Status, async_trait, metadata::MetadataMap};
 
 use super::{
-    calls::{REQUEST_ID, RUNNER_TOKEN},
-    poll::{Answer, Face, Given, Poll},
+    calls::REQUEST_ID,
+    poll::{Answer, Face, Given, Poll, Said},
     request::{BadRequest, LARGEST_REQUEST},
     source::Source,
 };
@@ -39,9 +39,9 @@ impl JobRouter for JobRouterFace {
         if super::request::PollRequest::read(&message.job_request).is_ok_and(|request| !request.token.is(&token)) {
             return Err(Status::permission_denied("the token of the call is not the one in its job request"));
         }
-        let headers = upstream_headers(&metadata, &token);
-        let own_id = headers.get(REQUEST_ID).cloned();
-        let answer = self.0.poll(Poll { face: Face::Grpc, headers, body: message.job_request, peer }).await;
+        let said = Said::of(metadata.as_ref());
+        let own_id = said.request_id.clone();
+        let answer = self.0.poll(Poll { face: Face::Grpc, said, body: message.job_request, peer }).await;
         let (job_response, headers) = match answer {
             Answer::Job(Given { document, headers }) => (document, headers),
             Answer::Empty(headers) => (Default::default(), headers),
@@ -65,22 +65,6 @@ impl JobRouter for JobRouterFace {
         }
         Ok(response)
     }
-}
-
-/// What the runner would have said over REST.
-fn upstream_headers(metadata: &MetadataMap, token: &str) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for name in [REQUEST_ID, header::USER_AGENT] {
-        if let Some(value) = metadata.as_ref().get(&name) {
-            headers.insert(name, value.clone());
-        }
-    }
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    if let Ok(mut token) = HeaderValue::from_str(token) {
-        token.set_sensitive(true);
-        headers.insert(RUNNER_TOKEN, token);
-    }
-    headers
 }
 
 fn bearer(metadata: &MetadataMap) -> Option<String> {

@@ -22,7 +22,7 @@ pub(crate) struct GitLabMetrics {
     jobs: Family<Given, Counter>,
     upstream: Family<Answered, Counter>,
     finished: Family<Told, Counter>,
-    lost: Counter,
+    lost: Family<Lost, Counter>,
     pauses: Counter,
     open: Gauge,
     handouts: Family<InStage, Gauge>,
@@ -49,6 +49,11 @@ struct Answered {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Told {
     by: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lost {
+    why: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,8 +109,9 @@ impl GitLabMetrics {
         self.finished.get_or_create(&Told { by: if told { "jobgate" } else { "gitlab" } }).inc();
     }
 
-    pub(super) fn lost(&self) {
-        self.lost.inc();
+    /// `why` is `unreadable`, `broke_off`, `late` or `cut_off`, when nobody waited for it any more.
+    pub(super) fn lost(&self, why: &'static str) {
+        self.lost.get_or_create(&Lost { why }).inc();
     }
 
     pub(super) fn paused(&self) {

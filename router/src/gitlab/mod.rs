@@ -9,13 +9,13 @@
 //! | `front`, `path` | what a request is for, however it is spelled |
 //! | `pass`, `headers`, `body` | what goes on to GitLab as it came |
 //! | `rest`, `job_router` | how runners ask for jobs |
-//! | `source`, `poll`, `request`, `identity`, `tokens`, `turns` | asking GitLab on their behalf |
+//! | `source`, `poll`, `request`, `identity`, `names`, `tokens`, `turns` | asking GitLab on their behalf |
 //! | `decide`, `trace` | the chain, and what the job's log says of it |
 //! | `handout`, `handouts`, `outstanding` | what is written of a job until its runner has it |
 //! | `finish`, `calls` | telling GitLab that a job is over |
 //! | `upstream`, `connector`, `answer`, `metrics` | connections, answers of our own, counters |
 
-mod answer;
+pub(crate) mod answer;
 mod body;
 mod calls;
 mod connector;
@@ -28,6 +28,7 @@ mod headers;
 mod identity;
 mod job_router;
 mod metrics;
+mod names;
 mod outstanding;
 mod pass;
 mod path;
@@ -45,9 +46,10 @@ pub(crate) use handout::{GitLabJob, HandOut, Report};
 pub(crate) use handouts::{Due, HandOuts};
 pub(crate) use job_router::{JobRouterFace, LARGEST_MESSAGE};
 pub(crate) use metrics::GitLabMetrics;
+pub(crate) use names::{Names, RunnerKey, Standing};
 pub(crate) use outstanding::Outstanding;
 #[cfg(test)]
-pub(crate) use {handout::Stage, handouts::Shown};
+pub(crate) use {handout::Stage, handouts::Shown, tokens::Salt};
 
 pub use front::Front;
 pub use path::fuzz_gitlab_path;

@@ -10,6 +10,9 @@ use bytes::Bytes;
 
 use super::{handout::GitLabJob, handouts::Shown, tokens::TokenKey};
 
+/// Answers remembered, in bytes. One that is not is failed after its time, and may be retried.
+const MOST_BYTES: usize = 64 << 20;
+
 /// Shared, and cheap to clone. The task that owns the hand-outs writes it, after each commit; everybody else reads. Small: a job
 /// is in it for as long as it takes its runner to say that it has it.
 #[derive(Clone, Default)]
@@ -21,6 +24,8 @@ struct State {
     /// What was answered to whom, as long as it is not known to have arrived.
     answers: HashMap<Asker, Bytes>,
     askers: HashMap<GitLabJob, Asker>,
+    /// Of all answers.
+    bytes: usize,
 }
 
 /// Who asked. A runner that gets an error from something between itself and us asks again within the same call, under the same
@@ -35,27 +40,31 @@ pub(crate) struct Asker {
 impl Outstanding {
     /// How a hand-out is; `None` when it is none, or is its runner's and GitLab's own business.
     pub(crate) fn shown(&self, job: GitLabJob) -> Option<Shown> {
-        self.state().shown.get(&job).copied()
+        self.state().shown.get(&job).cloned()
     }
 
     /// Sets it.
     pub(crate) fn show(&self, job: GitLabJob, shown: Option<Shown>) {
         let mut state = self.state();
+        if !matches!(shown, Some(Shown::Delivering(_)))
+            && let Some(asker) = state.askers.remove(&job)
+            && let Some(document) = state.answers.remove(&asker)
+        {
+            state.bytes -= document.len();
+        }
         match shown {
             Some(shown) => drop(state.shown.insert(job, shown)),
             None => drop(state.shown.remove(&job)),
-        }
-        if shown != Some(Shown::Delivering)
-            && let Some(asker) = state.askers.remove(&job)
-        {
-            state.answers.remove(&asker);
         }
     }
 
     /// Remembers what is answered, until it is known to have arrived or is given up.
     pub(crate) fn answered(&self, asker: Asker, job: GitLabJob, document: Bytes) {
         let mut state = self.state();
-        if state.shown.get(&job) == Some(&Shown::Delivering) {
+        let is_new = !state.askers.contains_key(&job) && !state.answers.contains_key(&asker);
+        let is_on_its_way = matches!(state.shown.get(&job), Some(Shown::Delivering(_)));
+        if is_new && is_on_its_way && state.bytes + document.len() <= MOST_BYTES {
+            state.bytes += document.len();
             state.askers.insert(job, asker.clone());
             state.answers.insert(asker, document);
         }

@@ -9,15 +9,16 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use jiff::Timestamp;
-use jobgate_sdk::Runner;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    calls::{self, CallError, REQUEST_ID, Reply},
+    body,
+    calls::{self, CallError, REQUEST_ID, RUNNER_TOKEN, Reply},
     handout::GitLabJob,
     headers,
     identity::Unknown,
+    names::RunnerKey,
     outstanding::Asker,
     request::{BadRequest, PollRequest},
     source::{Inner, Source},
@@ -25,8 +26,12 @@ use super::{
 };
 use crate::core::HandOutCommand;
 
-/// GitLab holds a poll for 50 s where nothing has changed (facts 2.3); it is late after this.
-const HELD: Duration = Duration::from_secs(75);
+/// GitLab holds a poll for 50 s where nothing has changed, or for as long as it is told to (facts 2.3). A runner waits so long.
+const HELD: Duration = body::ANSWER;
+/// A token whose job could not be read asks GitLab for no other one for so long: it would be lost as well.
+pub(super) const AFTER_LOSS: Duration = Duration::from_secs(30);
+/// `X-Request-Id`s shorter than this are not those of runners, which have 32 digits (facts 2.0).
+const SHORTEST_ID: usize = 16;
 /// A poll whose runner is gone, or that ends with the router, waits so long for an answer that may be on its way. What comes
 /// after it was cut off is lost, to the runner that asks GitLab directly as well.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
@@ -36,14 +41,25 @@ const LARGEST_JOB: usize = 32 << 20;
 const AGAIN: (u32, Duration) = (3, Duration::from_secs(5));
 /// Runners are told to come again after this, where nothing else is known.
 const COME_AGAIN: Duration = Duration::from_secs(5);
+/// Why a runner is not served whose name nobody knows.
+pub(super) const NAMELESS: &str =
+    "GitLab does not say which runner this token is, and some have controllers of their own";
 const LAST_UPDATE: &str = "x-gitlab-last-update";
 
 /// A poll, as it came over REST or gRPC.
 pub(super) struct Poll {
     pub(super) face: Face,
-    pub(super) headers: HeaderMap,
+    pub(super) said: Said,
     pub(super) body: Bytes,
     pub(super) peer: IpAddr,
+}
+
+/// What a runner says beside the body of its request, and GitLab is told. Everything else is between it and us: what its HTTP
+/// client would like, such as a compressed answer, is not what we can read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    pub(super) user_agent: Option<HeaderValue>,
+    pub(super) request_id: Option<HeaderValue>,
 }
 
 /// How a runner asks.
@@ -80,9 +96,7 @@ pub(super) struct Given {
 pub(super) struct Asking {
     pub(super) poll: Poll,
     pub(super) request: PollRequest,
-    pub(super) key: TokenKey,
-    pub(super) runner: Arc<Runner>,
-    pub(super) name: Arc<str>,
+    pub(super) runner: RunnerKey,
 }
 
 /// Whether somebody waits for the answer.
@@ -100,10 +114,15 @@ enum Asked {
 
 /// What became of a job.
 pub(super) enum Outcome {
-    Deliver(GitLabJob, Bytes),
+    Deliver {
+        job: GitLabJob,
+        document: Bytes,
+        /// The runner's name when it was decided.
+        runner: Arc<str>,
+    },
     /// GitLab is told; the poll may go on.
     Over,
-    /// Nothing can be written: nothing more is asked of GitLab.
+    /// Nothing can be written, or nothing be read: nothing more is asked of GitLab.
     Stop(String),
 }
 
@@ -124,6 +143,11 @@ impl Source {
             Err(bad) => return Answer::Bad(bad),
         };
         let key = inner.salt.key(request.token.expose());
+        // Before all else: the job of a call whose answer was lost waits for nothing but this.
+        if let Some(document) = asker(&poll, key, &request).and_then(|asker| inner.outstanding.again(&asker)) {
+            tracing::info!(runner = key.short(), "a job is given again to the call whose answer was lost");
+            return Answer::Job(Given { document, headers: HeaderMap::new() });
+        }
         if let Some(left) = inner.pauses.left(key) {
             return Answer::Busy(left);
         }
@@ -137,29 +161,17 @@ impl Source {
             // What is admitted could not be kept: GitLab is not asked for it.
             return Answer::Unavailable("the router cannot write its state".to_owned(), COME_AGAIN);
         }
-        if let Some(document) = asker(&poll, key, &request).and_then(|asker| inner.outstanding.again(&asker)) {
-            tracing::info!(runner = key.short(), "a job is given again to the call whose answer was lost");
-            return Answer::Job(Given { document, headers: HeaderMap::new() });
+        let id = match inner.identities.of(&inner.upstream, key, &request, poll.peer).await {
+            Ok(id) => id,
+            Err(unknown) => return inner.unknown(unknown),
+        };
+        let runner = RunnerKey { id, token: key };
+        if inner.standing.borrow().names.name(runner).is_none() {
+            return Answer::Unavailable(NAMELESS.to_owned(), COME_AGAIN);
         }
-        let identity = match inner.identities.of(&inner.upstream, key, &request, Timestamp::now()).await {
-            Ok(identity) => identity,
-            Err(unknown) => return inner.unknown(key, unknown),
-        };
-        let Some((name, id)) = inner.name(&identity, key) else {
-            let why = "GitLab does not say which runner this token is, and some have controllers of their own";
-            return Answer::Unavailable(why.to_owned(), COME_AGAIN);
-        };
-        let runner = Arc::new(Runner {
-            name: name.to_string(),
-            id,
-            version: request.version.clone(),
-            platform: request.platform.clone(),
-            executor: request.executor.clone(),
-            ..Runner::default()
-        });
         let (gone, guard) = gone();
         let (answer, answered) = oneshot::channel();
-        let asking = Asking { poll, request, key, runner, name };
+        let asking = Asking { poll, request, runner };
         let walk = self.clone().walk(asking, Caller { gone }, answer);
         tokio::spawn(self.0.open.track_future(walk));
         let answer = answered.await;
@@ -180,15 +192,17 @@ impl Source {
             };
             let headers = forwarded(&reply);
             match self.decide(&asking, reply.body).await {
-                Outcome::Deliver(job, document) => {
-                    return self.deliver(&asking, job, Given { document, headers }, answer).await;
+                Outcome::Deliver { job, document, runner } => {
+                    return self.deliver(&asking, job, &runner, Given { document, headers }, answer).await;
                 }
                 Outcome::Stop(why) => break Answer::Unavailable(why, COME_AGAIN),
                 Outcome::Over => {}
             }
             rejected += 1;
             let began = *since.get_or_insert_with(Instant::now);
-            if rejected > AGAIN.0 || began.elapsed() >= AGAIN.1 || caller.is_gone() || inner.draining.is_cancelled() {
+            let enough =
+                rejected > AGAIN.0 || began.elapsed() >= AGAIN.1 || inner.pauses.left(asking.runner.token).is_some();
+            if enough || !*inner.store_ok.borrow() {
                 break Answer::Empty(HeaderMap::new());
             }
         };
@@ -197,15 +211,22 @@ impl Source {
     }
 
     /// Gives an admitted job to its runner. It is written already that it goes there.
-    async fn deliver(&self, asking: &Asking, job: GitLabJob, given: Given, answer: oneshot::Sender<Answer>) {
-        if let Some(asker) = asker(&asking.poll, asking.key, &asking.request) {
+    async fn deliver(
+        &self,
+        asking: &Asking,
+        job: GitLabJob,
+        runner: &Arc<str>,
+        given: Given,
+        answer: oneshot::Sender<Answer>,
+    ) {
+        if let Some(asker) = asker(&asking.poll, asking.runner.token, &asking.request) {
             self.0.outstanding.answered(asker, job, given.document.clone());
         }
         match answer.send(Answer::Job(given)) {
-            Ok(()) => self.0.metrics.job(&asking.name, "delivered"),
+            Ok(()) => self.0.metrics.job(runner, "delivered"),
             Err(_) => {
-                tracing::info!(job = job.0, runner = %asking.name, "a runner was gone before it got its job");
-                self.0.metrics.job(&asking.name, "returned");
+                tracing::info!(job = job.0, %runner, "a runner was gone before it got its job");
+                self.0.metrics.job(runner, "returned");
                 self.0.handle.handout(HandOutCommand::Returned(job)).await;
             }
         }
@@ -214,27 +235,31 @@ impl Source {
 
 impl Inner {
     async fn ask(&self, asking: &Asking, caller: &Caller) -> Asked {
-        let mut request = Request::new(Body::from(asking.poll.body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = http::Uri::from_static("/api/v4/jobs/request");
-        let mut sent = asking.poll.headers.clone();
-        headers::for_gitlab(&mut sent, asking.poll.peer);
-        sent.remove(header::CONTENT_LENGTH);
-        sent.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        *request.headers_mut() = sent;
-        let mut answered = std::pin::pin!(calls::call(&self.upstream, request, LARGEST_JOB, HELD));
-        let reply = tokio::select! {
-            reply = answered.as_mut() => reply,
-            () = caller.gone.cancelled() => match tokio::time::timeout(ON_ITS_WAY, answered).await {
-                Ok(reply) => reply,
-                Err(_) => return Asked::Nobody,
-            },
-            () = self.draining.cancelled() => match tokio::time::timeout(ON_ITS_WAY, answered).await {
-                Ok(reply) => reply,
-                Err(_) => return Asked::Other(Answer::Empty(HeaderMap::new())),
-            },
+        if self.draining.is_cancelled() {
+            return Asked::Other(Answer::Empty(HeaderMap::new()));
+        }
+        if caller.gone.is_cancelled() {
+            return Asked::Nobody;
+        }
+        let request = match asking.request() {
+            Ok(request) => request,
+            Err(error) => return Asked::Other(Answer::Unavailable(error.to_string(), COME_AGAIN)),
         };
-        self.understand(asking.key, reply)
+        let mut answered = std::pin::pin!(calls::call(&self.upstream, request, LARGEST_JOB, HELD));
+        let (ended, nobody) = tokio::select! {
+            reply = answered.as_mut() => return self.understand(asking.runner.token, reply),
+            () = caller.gone.cancelled() => (tokio::time::timeout(ON_ITS_WAY, answered).await, Asked::Nobody),
+            () = self.draining.cancelled() => {
+                (tokio::time::timeout(ON_ITS_WAY, answered).await, Asked::Other(Answer::Empty(HeaderMap::new())))
+            }
+        };
+        match ended {
+            Ok(reply) => self.understand(asking.runner.token, reply),
+            Err(_) => {
+                self.metrics.lost("cut_off");
+                nobody
+            }
+        }
     }
 
     /// What GitLab's answer means for the runner (facts 2.2). Nothing but its own 403 may mark a runner as unhealthy.
@@ -243,10 +268,12 @@ impl Inner {
             Ok(reply) => reply,
             Err(error) => {
                 self.metrics.answered(0);
-                if matches!(error, CallError::Body(_)) {
+                if error.was_sent() {
                     // It may have been a job; then GitLab's own sweep ends it.
-                    self.metrics.lost();
-                    tracing::error!(runner = key.short(), %error, "an answer of GitLab was lost, and a job with it if it was one");
+                    self.metrics.lost(if matches!(error, CallError::Late(_)) { "late" } else { "broke_off" });
+                    if let Some(before) = self.losses.pass() {
+                        tracing::error!(runner = key.short(), before, %error, "an answer of GitLab was lost, and a job with it if it was one");
+                    }
                 }
                 return Asked::Other(Answer::Unavailable(error.to_string(), COME_AGAIN));
             }
@@ -274,7 +301,7 @@ impl Inner {
         })
     }
 
-    fn unknown(&self, key: TokenKey, unknown: Unknown) -> Answer {
+    fn unknown(&self, unknown: Unknown) -> Answer {
         match unknown {
             Unknown::Refused => Answer::Refused(Reply {
                 status: StatusCode::FORBIDDEN,
@@ -282,7 +309,6 @@ impl Inner {
                 body: Bytes::from_static(b"{\"message\":\"403 Forbidden\"}"),
             }),
             Unknown::Busy(pause) => {
-                self.pauses.set(key, pause);
                 self.metrics.paused();
                 Answer::Busy(pause)
             }
@@ -291,10 +317,11 @@ impl Inner {
     }
 }
 
-/// Who asked, where the call can be told from others.
+/// Who asked, where the call can be told from all others: one manager of a token, and a number that it does not use twice.
 fn asker(poll: &Poll, token: TokenKey, request: &PollRequest) -> Option<Asker> {
-    let request_id = poll.headers.get(REQUEST_ID)?.to_str().ok().filter(|id| !id.is_empty())?;
-    Some(Asker { token, system_id: request.system_id.clone(), request_id: request_id.to_owned() })
+    let request_id = poll.said.request_id().filter(|id| id.len() >= SHORTEST_ID)?;
+    let system_id = Some(&request.system_id).filter(|id| !id.is_empty())?;
+    Some(Asker { token, system_id: system_id.clone(), request_id: request_id.to_owned() })
 }
 
 /// GitLab's headers, as they go on to the runner.
@@ -311,16 +338,38 @@ fn gone() -> (CancellationToken, DropGuard) {
     (gone, guard)
 }
 
-impl Asking {
-    /// The runner's own number of this call, for people who search in logs.
-    pub(super) fn request_id(&self) -> &str {
-        self.poll.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()
+impl Said {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        Self { user_agent: headers.get(header::USER_AGENT).cloned(), request_id: headers.get(REQUEST_ID).cloned() }
+    }
+
+    fn request_id(&self) -> Option<&str> {
+        self.request_id.as_ref()?.to_str().ok()
     }
 }
 
-impl Caller {
-    fn is_gone(&self) -> bool {
-        self.gone.is_cancelled()
+impl Asking {
+    /// The runner's own number of this call, for people who search in logs.
+    pub(super) fn request_id(&self) -> &str {
+        self.poll.said.request_id().unwrap_or_default()
+    }
+
+    /// What GitLab is asked: the runner's own words, byte for byte.
+    fn request(&self) -> Result<Request<Body>, http::Error> {
+        let token = (RUNNER_TOKEN, self.request.token.expose());
+        let body = self.poll.body.clone();
+        let mut request = calls::request(Method::POST, "/api/v4/jobs/request", token, "application/json", body)?;
+        let headers = request.headers_mut();
+        for (name, value) in
+            [(header::USER_AGENT, &self.poll.said.user_agent), (REQUEST_ID, &self.poll.said.request_id)]
+        {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        }
+        headers::for_gitlab(headers, self.poll.peer);
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        Ok(request)
     }
 }
 

@@ -1,14 +1,21 @@
 //! What a runner says when it asks for a job: the body of `POST /jobs/request`, the same over gRPC (facts 2.1).
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
 use crate::config::Secret;
 
 /// Largest request; a real one has a few kilobytes, the certificate of its session server included.
 pub(crate) const LARGEST_REQUEST: usize = 256 * 1024;
+/// Requests up to this size are read without waiting for anybody.
+const USUAL_REQUEST: usize = 16 * 1024;
+/// Time for one to arrive.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 /// Longest word of a runner about itself that is shown to controllers.
 const LONGEST_WORD: usize = 255;
 
@@ -32,6 +39,35 @@ pub(crate) enum BadRequest {
     NoToken,
     #[error("token is none: it has characters that no token has")]
     BadToken,
+}
+
+/// Why the body of a request cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    TooLarge,
+    Broken,
+    Late,
+}
+
+/// Reads the body of a request, of `most` bytes. Strangers may send such bodies: only so many large ones are held at once.
+pub(crate) async fn collect(mut body: axum::body::Body, most: usize, large: &Semaphore) -> Result<Bytes, Unread> {
+    let reading = async {
+        let (mut read, mut turn) = (BytesMut::new(), None);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+            let length = read.len() + data.len();
+            if length > most {
+                return Err(Unread::TooLarge);
+            }
+            if length > USUAL_REQUEST && turn.is_none() {
+                // Nobody closes the semaphore.
+                turn = large.acquire().await.ok();
+            }
+            read.extend_from_slice(&data);
+        }
+        Ok(read.freeze())
+    };
+    tokio::time::timeout(ARRIVES_WITHIN, reading).await.unwrap_or(Err(Unread::Late))
 }
 
 #[derive(Deserialize)]
@@ -85,7 +121,10 @@ impl PollRequest {
     pub(crate) fn verification(&self) -> Vec<u8> {
         let mut body = serde_json::Map::new();
         body.insert("token".into(), self.token.expose().into());
-        body.insert("system_id".into(), self.system_id.as_str().into());
+        // Left out where it is not known (facts 2.1): an empty one would be one.
+        if !self.system_id.is_empty() {
+            body.insert("system_id".into(), self.system_id.as_str().into());
+        }
         let info = self.info.as_ref().and_then(|info| serde_json::from_str(info.get()).ok());
         if let Some(info) = info {
             body.insert("info".into(), info);

@@ -4,17 +4,14 @@ use std::{net::IpAddr, time::Duration};
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::{
     answer,
-    poll::{Answer, Face, Given, Poll},
-    request::LARGEST_REQUEST,
+    poll::{Answer, Face, Given, Poll, Said},
+    request::{self, LARGEST_REQUEST, Unread},
     source::Source,
 };
 
-/// Time for the body of a poll to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 impl Source {
@@ -30,17 +27,18 @@ impl Source {
             return answer::error(StatusCode::BAD_REQUEST, "a job request has no query: what it says is its JSON body");
         }
         let (parts, body) = request.into_parts();
-        let read = tokio::time::timeout(BODY_WITHIN, Limited::new(body, LARGEST_REQUEST).collect()).await;
-        let body = match read {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+        let body = match request::collect(body, LARGEST_REQUEST, &self.0.large).await {
+            Ok(body) => body,
+            Err(Unread::TooLarge) => {
                 let message = format!("a job request has at most {LARGEST_REQUEST} bytes");
                 return answer::error(StatusCode::PAYLOAD_TOO_LARGE, &message);
             }
-            Ok(Err(_)) => return answer::error(StatusCode::BAD_REQUEST, "the body of the request broke off"),
-            Err(_) => return answer::error(StatusCode::REQUEST_TIMEOUT, "the body of the request did not arrive"),
+            Err(Unread::Broken) => return answer::error(StatusCode::BAD_REQUEST, "the body of the request broke off"),
+            Err(Unread::Late) => {
+                return answer::error(StatusCode::REQUEST_TIMEOUT, "the body of the request did not arrive");
+            }
         };
-        respond(self.poll(Poll { face: Face::Rest, headers: parts.headers, body, peer }).await)
+        respond(self.poll(Poll { face: Face::Rest, said: Said::of(&parts.headers), body, peer }).await)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -18,8 +18,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     finish::Finisher,
     handout::HandOut,
-    identity::{Identities, Identity},
+    identity::Identities,
     metrics::GitLabMetrics,
+    names::Standing,
     outstanding::Outstanding,
     tokens::{Salt, TokenKey},
     turns::{Places, Turns},
@@ -27,14 +28,19 @@ use super::{
 };
 use crate::{
     admission::{LateVerdict, Observer},
-    chain::Chains,
     config::GitLabConfig,
     core::{Event, HandOutCommand, Running},
+    faces::Throttle,
     handle::Handle,
 };
 
 /// Admissions of GitLab's jobs at once. One that takes long makes room for another.
 const ADMISSIONS: usize = 256;
+
+/// Requests beyond the usual size that are read at once. Real ones are below it, and do not wait.
+const LARGE_REQUESTS: usize = 64;
+/// Tokens that pause, at most: those that GitLab knows and has heard too much of.
+const MOST_PAUSES: usize = 50_000;
 
 /// Asks GitLab on behalf of runners, and has what it gives admitted or finished; cheap to clone.
 #[derive(Clone)]
@@ -46,7 +52,7 @@ pub(super) struct Inner {
     pub(super) handle: Handle,
     /// Where verdicts go that come after their decision.
     pub(super) late: mpsc::Sender<LateVerdict>,
-    pub(super) chains: watch::Receiver<Chains>,
+    pub(super) standing: watch::Receiver<Standing>,
     pub(super) store_ok: watch::Receiver<bool>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) outstanding: Outstanding,
@@ -62,11 +68,14 @@ pub(super) struct Inner {
     pub(super) draining: CancellationToken,
     /// Polls that have not come to their end.
     pub(super) open: TaskTracker,
+    /// Large requests that are read at once; the others wait.
+    pub(super) large: Semaphore,
+    /// Lost answers come in numbers, and are said once in a while.
+    pub(super) losses: Throttle,
 }
 
 /// What the configuration says.
 pub(super) struct Settings {
-    pub(super) names: HashMap<i64, Arc<str>>,
     pub(super) policy_reasons: Vec<String>,
     pub(super) failure_reasons: Vec<String>,
     pub(super) polls_per_token: usize,
@@ -105,7 +114,7 @@ impl Source {
             settings: ArcSwap::from_pointee(Settings::of(config)),
             handle: running.handle.clone(),
             late: late(running.events.clone()),
-            chains: running.chains.clone(),
+            standing: running.standing.clone(),
             store_ok: running.store_ok.clone(),
             observer,
             outstanding,
@@ -118,6 +127,8 @@ impl Source {
             metrics,
             draining: CancellationToken::new(),
             open: running.open.clone(),
+            large: Semaphore::new(LARGE_REQUESTS),
+            losses: Throttle::default(),
         }))
     }
 
@@ -143,27 +154,9 @@ fn late(events: mpsc::Sender<Event>) -> mpsc::Sender<LateVerdict> {
     late
 }
 
-impl Inner {
-    /// The runner's name, here; `None` where it may be one that has controllers of its own, and nobody can tell.
-    pub(super) fn name(&self, identity: &Identity, key: TokenKey) -> Option<(Arc<str>, Option<i64>)> {
-        let settings = self.settings.load();
-        match identity {
-            Identity::Runner(id) => {
-                let name = settings.names.get(id).cloned().unwrap_or_else(|| format!("gitlab-runner-{id}").into());
-                Some((name, Some(*id)))
-            }
-            Identity::Unnamed if settings.names.is_empty() => {
-                Some((format!("gitlab-runner-{}", key.short()).into(), None))
-            }
-            Identity::Unnamed => None,
-        }
-    }
-}
-
 impl Settings {
     fn of(config: &GitLabConfig) -> Self {
         Self {
-            names: config.runners.iter().map(|runner| (runner.id, runner.name.clone())).collect(),
             policy_reasons: config.policy_reasons.clone(),
             failure_reasons: config.failure_reasons.clone(),
             polls_per_token: config.polls_per_token,
@@ -173,7 +166,8 @@ impl Settings {
     /// The first of these that this GitLab knows, or the last (facts 5.3).
     pub(super) fn choose<'a>(wanted: &'a [String], known: &[String]) -> &'a str {
         let known = wanted.iter().find(|reason| known.contains(reason));
-        known.or(wanted.last()).map_or(super::handouts::SYSTEM_FAILURE, String::as_str)
+        // There is always one: the configuration's reader refuses an empty list.
+        known.or(wanted.last()).map_or("runner_system_failure", String::as_str)
     }
 }
 
@@ -196,8 +190,11 @@ impl Pauses {
     pub(super) fn set(&self, key: TokenKey, pause: Duration) {
         let mut pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if pauses.len() >= 10_000 {
+        if pauses.len() >= MOST_PAUSES && !pauses.contains_key(&key) {
             pauses.retain(|_, until| *until > now);
+            if pauses.len() >= MOST_PAUSES {
+                return;
+            }
         }
         pauses.insert(key, now + pause);
     }

@@ -85,7 +85,24 @@ pub(crate) fn runner_gone() -> String {
 
 /// The runner never said that it has its job.
 pub(crate) fn unconfirmed() -> String {
-    failed("the runner that was given this job did not take it up within 60 s")
+    failed("the runner that was given this job did not take it up in time")
+}
+
+/// It could not be written that the runner gets it.
+pub(crate) fn unwritten() -> String {
+    failed("jobgate could not write its state when it was to give this job to a runner")
+}
+
+/// It has no way to its runner.
+pub(crate) fn too_large(bytes: usize, most: usize) -> String {
+    let mut text = String::new();
+    let title =
+        format!("its description has {bytes} bytes, and the way this runner asks for jobs takes at most {most}");
+    line(&mut text, format_args!("{RED}This job was not started: {title}.{PLAIN}"));
+    line(&mut text, format_args!(""));
+    let advice = "Make the description smaller (variables, scripts), or ask the people who run the runner to turn FF_USE_JOB_ROUTER off for it.";
+    line(&mut text, format_args!("{YELLOW}What to do:{PLAIN} {advice}"));
+    text
 }
 
 /// What the router could not do.

@@ -298,6 +298,14 @@ impl Handle {
         self.ask(|reply| Command::HandOut(HandOutCommand::Decided(Box::new(judged), reply))).await
     }
 
+    /// Passes on what happened to a job of GitLab, without waiting for a place in the inbox.
+    pub(crate) fn tell(&self, command: HandOutCommand) {
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.inbox.try_send(Command::HandOut(command)) {
+            let inbox = self.inbox.clone();
+            tokio::spawn(async move { drop(inbox.send(command).await) });
+        }
+    }
+
     /// Passes on what happened to a job of GitLab.
     pub(crate) async fn handout(&self, command: HandOutCommand) {
         // A closed inbox means that the router is gone; what is kept is taken up at its next start.
