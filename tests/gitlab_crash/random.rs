@@ -102,7 +102,7 @@ fn manager(n: usize, seed: u64, jobgate: &Jobgate, ledger: &Arc<Ledger>, stop: &
 
 /// When jobgate is killed: after so many answers and steps of jobs, or as GitLab gets one of its next calls.
 async fn moment(gitlab: &GitLab, ledger: &Ledger, dice: &mut SmallRng) {
-    let more = dice.random_range(1..20);
+    let more = dice.random_range(1..30);
     let came = |endpoint| gitlab.counted(endpoint, gitlab.count(endpoint) + more);
     match dice.random_range(0..5) {
         0 | 1 => timeout(PATIENCE, ledger.more(2 * more)).await.expect("nothing gets on"),

@@ -136,3 +136,16 @@ async fn canceled_while_jobgate_is_dead_a_rejected_job_stays_canceled() {
         jobgate.stop();
     }
 }
+
+/// Found beside the kills: attempts that never got as far as the log were counted against it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_before_the_log_does_not_cost_the_log() {
+    let (gitlab, mut jobgate) = world(NAMES).await;
+    gitlab.enqueue(JobBuilder::new(17).name("forbidden").build());
+    let at_once = || Answer::StatusWith(503, vec![("retry-after", "0".to_owned())]);
+    gitlab.script(Endpoint::Update, std::iter::repeat_with(at_once).take(8));
+    gitlab.script(Endpoint::Trace, [at_once()]);
+    assert!(jobgate.runner().poll().await.is_empty());
+    fails_once(&gitlab, &mut jobgate).await;
+    jobgate.stop();
+}

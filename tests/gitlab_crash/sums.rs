@@ -54,7 +54,9 @@ impl Sums {
             self.unadmitted.push(job.id);
         }
         if !job.status.is_final() {
-            self.unfinished(job, managers.is_empty() && decisions.is_empty(), &calls[assigned.call.unwrap()]);
+            // Nobody may have heard of what was not written: no runner, and not GitLab.
+            let unheard = managers.is_empty() && job.updates.is_empty() && job.trace.is_empty();
+            self.unfinished(job, unheard && decisions.is_empty(), &calls[assigned.call.unwrap()]);
             return;
         }
         let given = !managers.is_empty() && !ledger.is_dead(job.id);
