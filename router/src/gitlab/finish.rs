@@ -24,7 +24,7 @@ const WITHIN: Duration = Duration::from_secs(20);
 const MOST: usize = 64 * 1024;
 /// Shortest and longest pause between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Attempts in which the log must be written before the job is failed without it.
+/// Times that the log is tried before the job is failed without it.
 const WITH_TRACE: u32 = 5;
 /// Jobs told of at once.
 const AT_ONCE: usize = 32;
@@ -65,12 +65,12 @@ impl Finisher {
 
     async fn finish(&self, handout: HandOut, turns: &Semaphore) {
         let Stage::Failing(report) = &handout.stage else { return };
-        let mut tries = 0;
+        let (mut tries, mut traces) = (0, 0);
         loop {
             let ended = {
                 // Nobody closes the semaphore.
                 let _turn = turns.acquire().await;
-                self.attempt(&handout, report, tries).await
+                self.attempt(&handout, report, &mut traces).await
             };
             let (why, pause) = match ended {
                 Ended::Told | Ended::Over => {
@@ -92,7 +92,8 @@ impl Finisher {
         }
     }
 
-    async fn attempt(&self, handout: &HandOut, report: &Report, tries: u32) -> Ended {
+    /// `traces`: how often its log was tried already. Attempts that do not get so far say nothing about it.
+    async fn attempt(&self, handout: &HandOut, report: &Report, traces: &mut u32) -> Ended {
         // Harmless where the job is running; where GitLab waits for a runner to take it up nothing else is possible before
         // (facts 5.1).
         match self.put(handout, serde_json::json!({ "token": handout.token.expose(), "state": "running" })).await {
@@ -101,12 +102,15 @@ impl Finisher {
             Ok(_) => {}
             Err(error) => return broken("taking it up", &error),
         }
+        *traces += 1;
         match self.trace(handout, report.trace.as_bytes()).await {
             Ok(None) => {}
             Ok(Some(reply)) if is_over(&reply) => return Ended::Over,
             // The token is worth nothing once the job has failed: now or never. But a job must not stay for its log's sake.
-            Ok(Some(reply)) if is_passing(reply.status) && tries < WITH_TRACE => return self.later("its log", &reply),
-            Err(error) if tries < WITH_TRACE => return broken("its log", &error),
+            Ok(Some(reply)) if is_passing(reply.status) && *traces <= WITH_TRACE => {
+                return self.later("its log", &reply);
+            }
+            Err(error) if *traces <= WITH_TRACE => return broken("its log", &error),
             Ok(Some(reply)) => without_log(handout.job, &format!("GitLab answers {}", reply.status)),
             Err(error) => without_log(handout.job, &error.to_string()),
         }
