@@ -1,7 +1,7 @@
 //! A jobgate that is killed at each step on which GitLab is told that a job was rejected.
 
 use crate::{
-    gitlab::{Answer, Endpoint, Gate, GitLab, Job, JobBuilder, Outage, Outcome, Status},
+    gitlab::{Answer, Endpoint, Gate, GitLab, JobBuilder, Outage, Outcome, Status},
     jobgate::{HandOuts, Jobgate, NAMES, world},
 };
 
@@ -18,7 +18,7 @@ enum Held {
 }
 
 /// The job fails once, with its whole reason in its log, once.
-async fn fails_once(gitlab: &GitLab, jobgate: &mut Jobgate) -> Job {
+async fn fails_once(gitlab: &GitLab, jobgate: &mut Jobgate) {
     let ended = gitlab.ended(17).await;
     assert_eq!((ended.status, ended.failure_reason.as_deref()), (Status::Failed, Some("job_router_failure")));
     assert_eq!(
@@ -35,8 +35,9 @@ async fn fails_once(gitlab: &GitLab, jobgate: &mut Jobgate) -> Job {
     ] {
         assert_eq!(log.matches(part).count(), 1, "`{part}` in {log}");
     }
+    // Whole to its end, with nothing behind that.
+    assert!(log.lines().last().unwrap().starts_with("Decision "), "{log}");
     over(gitlab, jobgate).await;
-    ended
 }
 
 /// Nothing is left of it, now and after another restart, and nobody gets it.
