@@ -12,6 +12,10 @@ mod gitlab;
 mod gitlab_runner;
 mod handout;
 mod jobgate;
+mod ledger;
+mod peers;
 #[path = "../support/program.rs"]
 mod program;
+mod random;
 mod rejection;
+mod sums;

@@ -1,7 +1,7 @@
 //! A jobgate that is killed at each step on which GitLab is told that a job was rejected.
 
 use crate::{
-    gitlab::{Answer, Endpoint, Gate, GitLab, Job, JobBuilder, Outage, Outcome, Status},
+    gitlab::{Answer, Endpoint, Gate, GitLab, JobBuilder, Outage, Outcome, Status},
     jobgate::{HandOuts, Jobgate, NAMES, world},
 };
 
@@ -18,7 +18,7 @@ enum Held {
 }
 
 /// The job fails once, with its whole reason in its log, once.
-async fn fails_once(gitlab: &GitLab, jobgate: &mut Jobgate) -> Job {
+async fn fails_once(gitlab: &GitLab, jobgate: &mut Jobgate) {
     let ended = gitlab.ended(17).await;
     assert_eq!((ended.status, ended.failure_reason.as_deref()), (Status::Failed, Some("job_router_failure")));
     assert_eq!(
@@ -35,8 +35,9 @@ async fn fails_once(gitlab: &GitLab, jobgate: &mut Jobgate) -> Job {
     ] {
         assert_eq!(log.matches(part).count(), 1, "`{part}` in {log}");
     }
+    // Whole to its end, with nothing behind that.
+    assert!(log.lines().last().unwrap().starts_with("Decision "), "{log}");
     over(gitlab, jobgate).await;
-    ended
 }
 
 /// Nothing is left of it, now and after another restart, and nobody gets it.
@@ -135,4 +136,17 @@ async fn canceled_while_jobgate_is_dead_a_rejected_job_stays_canceled() {
         assert_eq!((job.status, job.failure_reason), (Status::Canceled, None));
         jobgate.stop();
     }
+}
+
+/// Found beside the kills: attempts that never got as far as the log were counted against it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_before_the_log_does_not_cost_the_log() {
+    let (gitlab, mut jobgate) = world(NAMES).await;
+    gitlab.enqueue(JobBuilder::new(17).name("forbidden").build());
+    let at_once = || Answer::StatusWith(503, vec![("retry-after", "0".to_owned())]);
+    gitlab.script(Endpoint::Update, std::iter::repeat_with(at_once).take(8));
+    gitlab.script(Endpoint::Trace, [at_once()]);
+    assert!(jobgate.runner().poll().await.is_empty());
+    fails_once(&gitlab, &mut jobgate).await;
+    jobgate.stop();
 }

@@ -156,7 +156,11 @@ impl Core {
                 desk.table.reject(handout, report, now);
                 Ruled::Reject
             }
-            None if !is_fresh => Ruled::Stale,
+            None if !is_fresh => {
+                // It is asked again: with its decision its job is written too, so that a kill meanwhile does not leave it running.
+                desk.table.took(handout, now);
+                Ruled::Stale
+            }
             None if desk.table.deliver(handout, now) => Ruled::Deliver,
             None => Ruled::Reject,
         }

@@ -28,9 +28,9 @@ const WITHIN: Duration = Duration::from_secs(20);
 const MOST: usize = 64 * 1024;
 /// Shortest and longest pause between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Attempts in which the log must be written before the job is failed without it.
+/// Times that the log is tried before the job is failed without it.
 const WITH_TRACE: u32 = 5;
-/// Attempts, over some two minutes, until a 403 alone is believed.
+/// Answers, over some two minutes, until a 403 alone is believed.
 const DOUBTS: u32 = 7;
 /// Jobs told of at once.
 const AT_ONCE: usize = 32;
@@ -46,6 +46,15 @@ enum Ended {
     Over,
     /// Later again.
     Later { why: String, pause: Option<Duration> },
+}
+
+/// What attempts have met. Those that do not get so far say nothing about it.
+#[derive(Default)]
+struct Tries {
+    /// Times that the log was tried.
+    logs: u32,
+    /// Answers of 403 without the job's status.
+    refusals: u32,
 }
 
 /// What a finisher needs.
@@ -80,12 +89,12 @@ impl Finisher {
 
     async fn finish(&self, handout: HandOut, turns: &Semaphore) {
         let Stage::Failing(report) = &handout.stage else { return };
-        let mut tries = 0;
+        let (mut attempts, mut tries) = (0, Tries::default());
         loop {
             let ended = {
                 // Nobody closes the semaphore.
                 let _turn = turns.acquire().await;
-                self.attempt(&handout, report, tries).await
+                self.attempt(&handout, report, &mut tries).await
             };
             let (why, pause) = match ended {
                 Ended::Told | Ended::Over => {
@@ -100,28 +109,31 @@ impl Finisher {
                 (self.finished)(handout.job, false);
                 return;
             }
-            let pause = pause.unwrap_or_else(|| back_off(tries));
+            let pause = pause.unwrap_or_else(|| back_off(attempts));
             tracing::warn!(job = handout.job.0, %why, again_in = ?pause, "GitLab cannot be told yet that a job is over");
             sleep(pause).await;
-            tries += 1;
+            attempts += 1;
         }
     }
 
-    async fn attempt(&self, handout: &HandOut, report: &Report, tries: u32) -> Ended {
+    async fn attempt(&self, handout: &HandOut, report: &Report, tries: &mut Tries) -> Ended {
         // Harmless where the job is running; where GitLab waits for a runner to take it up nothing else is possible before
         // (facts 5.1).
         match self.put(handout, serde_json::json!({ "token": handout.token.expose(), "state": "running" })).await {
-            Ok(reply) if is_over(&reply, tries) => return Ended::Over,
+            Ok(reply) if tries.is_over(&reply) => return Ended::Over,
             Ok(reply) if is_passing(reply.status) => return self.later("taking it up", &reply),
             Ok(_) => {}
             Err(error) => return broken("taking it up", &error),
         }
-        match self.trace(handout, report.trace.as_bytes(), tries).await {
+        tries.logs += 1;
+        match self.trace(handout, report.trace.as_bytes(), tries.logs == 1).await {
             Ok(None) => {}
-            Ok(Some(reply)) if is_over(&reply, tries) => return Ended::Over,
+            Ok(Some(reply)) if tries.is_over(&reply) => return Ended::Over,
             // The token is worth nothing once the job has failed: now or never. But a job must not stay for its log's sake.
-            Ok(Some(reply)) if is_passing(reply.status) && tries < WITH_TRACE => return self.later("its log", &reply),
-            Err(error) if tries < WITH_TRACE => return broken("its log", &error),
+            Ok(Some(reply)) if is_passing(reply.status) && tries.logs <= WITH_TRACE => {
+                return self.later("its log", &reply);
+            }
+            Err(error) if tries.logs <= WITH_TRACE => return broken("its log", &error),
             Ok(Some(reply)) => without_log(handout.job, &format!("GitLab answers {}", reply.status)),
             Err(error) => without_log(handout.job, &error.to_string()),
         }
@@ -132,7 +144,7 @@ impl Finisher {
         });
         match self.put(handout, body).await {
             Ok(reply) if reply.status == StatusCode::OK => Ended::Told,
-            Ok(reply) if is_over(&reply, tries) => Ended::Over,
+            Ok(reply) if tries.is_over(&reply) => Ended::Over,
             Ok(reply) => self.later("its end", &reply),
             Err(error) => broken("its end", &error),
         }
@@ -146,7 +158,7 @@ impl Finisher {
     }
 
     /// Writes the log; `None` when GitLab has it.
-    async fn trace(&self, handout: &HandOut, trace: &[u8], tries: u32) -> Result<Option<Reply>, CallError> {
+    async fn trace(&self, handout: &HandOut, trace: &[u8], is_first: bool) -> Result<Option<Reply>, CallError> {
         let path = format!("/api/v4/jobs/{}/trace", handout.job);
         // Bytes that GitLab has before ours, and of ours.
         let (mut before, mut sent) = (0, 0);
@@ -170,7 +182,7 @@ impl Finisher {
                 // An attempt before this one was further than its answer.
                 Some(held) if held > sent && held <= trace.len() => sent = held,
                 // A runner had begun. Later attempts cannot tell its lines from their own.
-                Some(held) if held > trace.len() && tries == 0 => before = held,
+                Some(held) if held > trace.len() && is_first => before = held,
                 Some(held) if held > trace.len() => return Ok(None),
                 _ => return Ok(Some(reply)),
             }
@@ -190,10 +202,13 @@ fn broken(what: &str, error: &CallError) -> Ended {
     Ended::Later { why: format!("{what}: {error}"), pause: None }
 }
 
-/// Whether GitLab says that the job is over. A 403 without the job's status may be somebody between us, or mean a job that is
-/// deleted: it is believed when it stays. 404 is answered by anything that is no GitLab, and never by GitLab for a job.
-fn is_over(reply: &Reply, tries: u32) -> bool {
-    has_ended(reply) || (reply.status == StatusCode::FORBIDDEN && tries >= DOUBTS)
+impl Tries {
+    /// Whether GitLab says that the job is over. A 403 without the job's status may be somebody between us, or mean a job that
+    /// is deleted: it is believed when it stays. 404 is answered by anything that is no GitLab, and never by GitLab for a job.
+    fn is_over(&mut self, reply: &Reply) -> bool {
+        self.refusals += u32::from(reply.status == StatusCode::FORBIDDEN && !has_ended(reply));
+        has_ended(reply) || self.refusals > DOUBTS
+    }
 }
 
 /// Facts 4.3.

@@ -44,7 +44,7 @@ use shared::Shared;
 use tokio::time::timeout;
 
 /// Everything a test waits for comes within this, or never. jobgate itself waits a minute for a runner's word.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(200);
 
 /// The fake. Stops, and cuts its connections, when dropped.
 pub struct GitLab {
