@@ -89,7 +89,7 @@ fn runner(site: &Site, arguments: &str) -> tokio::process::Child {
 fn every_configuration_is_good_by_the_line_at_its_top() {
     let site = examples();
     let configurations = configurations(&site);
-    assert_eq!(configurations.len(), 3, "{configurations:?}");
+    assert_eq!(configurations.len(), 4, "{configurations:?}");
     for (path, line) in configurations {
         let name = path.strip_prefix(site.path()).unwrap().display().to_string();
         assert!(line.contains(&name), "{name}: {line}");
