@@ -9,5 +9,6 @@ mod gitlab_runner;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod rows;
 mod site;
 mod walk;

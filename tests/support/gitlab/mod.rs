@@ -88,6 +88,11 @@ impl GitLab {
         self.shared.write(|state| state.scripts.entry(endpoint).or_default().extend(answers));
     }
 
+    /// Forgets what no call has met yet.
+    pub fn clear_scripts(&self) {
+        self.shared.write(|state| state.scripts.clear());
+    }
+
     /// [`GitLab::script`] for requests of jobs.
     pub fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
         self.script(Endpoint::Request, answers);
