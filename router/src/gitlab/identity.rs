@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     calls::{self, CallError, RUNNER_TOKEN, Reply},
+    headers,
     request::PollRequest,
     tokens::TokenKey,
     upstream::Upstream,
@@ -71,6 +73,7 @@ impl Identities {
         upstream: &Upstream,
         key: TokenKey,
         request: &PollRequest,
+        peer: IpAddr,
         now: jiff::Timestamp,
     ) -> Result<Identity, Unknown> {
         let entry = self.entry(key);
@@ -83,7 +86,7 @@ impl Identities {
             }
             _ => {}
         }
-        let reply = verify(upstream, request).await.map_err(|error| Unknown::Outage(error.to_string()))?;
+        let reply = verify(upstream, request, peer).await.map_err(|error| Unknown::Outage(error.to_string()))?;
         let doubt = |identity| Some(Known::For(Instant::now() + DOUBT, identity));
         match reply.status {
             StatusCode::OK => {
@@ -127,9 +130,11 @@ impl Identities {
     }
 }
 
-async fn verify(upstream: &Upstream, request: &PollRequest) -> Result<Reply, CallError> {
+async fn verify(upstream: &Upstream, request: &PollRequest, peer: IpAddr) -> Result<Reply, CallError> {
     let token = (RUNNER_TOKEN, request.token.expose());
     let body = request.verification();
-    let call = calls::request(Method::POST, "/api/v4/runners/verify", token, "application/json", body)?;
+    let mut call = calls::request(Method::POST, "/api/v4/runners/verify", token, "application/json", body)?;
+    // GitLab takes this for the runner's own call, and keeps where it came from (facts 7.28).
+    headers::for_gitlab(call.headers_mut(), peer);
     calls::call(upstream, call, MOST, WITHIN).await
 }

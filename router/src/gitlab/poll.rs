@@ -141,7 +141,7 @@ impl Source {
             tracing::info!(runner = key.short(), "a job is given again to the call whose answer was lost");
             return Answer::Job(Given { document, headers: HeaderMap::new() });
         }
-        let identity = match inner.identities.of(&inner.upstream, key, &request, Timestamp::now()).await {
+        let identity = match inner.identities.of(&inner.upstream, key, &request, poll.peer, Timestamp::now()).await {
             Ok(identity) => identity,
             Err(unknown) => return inner.unknown(key, unknown),
         };
