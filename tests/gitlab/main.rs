@@ -9,6 +9,8 @@ mod gitlab_runner;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod held;
+mod refusals;
 mod rows;
 mod site;
 mod walk;

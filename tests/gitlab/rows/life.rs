@@ -221,7 +221,7 @@ async fn row_35_calls_about_a_job_that_is_given_up_end_it_and_reach_nobody() {
         let response = call.send().await.unwrap();
         assert_eq!((response.status().as_u16(), said(&response, "job-status")), (403, Some("failed")));
     }
-    assert_eq!(world.gitlab.all_calls().len(), 3, "a verification, the poll's two requests less its job's update");
+    assert_eq!(world.gitlab.all_calls().len(), 4, "a verification, the poll's two requests, and the update of ours");
     let ended = world.gitlab.ended(17).await;
     assert_eq!((ended.updates.as_slice(), ended.refused), (["running".to_owned(), "failed".to_owned()].as_slice(), 0));
     // Afterwards GitLab says so itself.
