@@ -40,6 +40,17 @@ pub(super) enum CallError {
     Body(usize),
 }
 
+impl CallError {
+    /// Whether GitLab may have done what was asked.
+    pub(super) fn may_have_been_seen(&self) -> bool {
+        match self {
+            Self::Outage(Outage::Unreachable { .. } | Outage::Certificate { .. } | Outage::Tls { .. }) => false,
+            Self::Outage(_) | Self::Late(_) | Self::Body(_) => true,
+            Self::Request(_) => false,
+        }
+    }
+}
+
 /// Sends a request and reads its answer, of so many bytes at most, within a time.
 pub(super) async fn call(
     upstream: &Upstream,

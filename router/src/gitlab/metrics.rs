@@ -71,7 +71,7 @@ impl GitLabMetrics {
         );
         to.register(
             "gitlab_lost_answers",
-            "Jobs that GitLab gave in answers that could not be read",
+            "Answers of GitLab that were lost or could not be read, and a job with each that had one",
             self.lost.clone(),
         );
         to.register("gitlab_pauses", "Times that GitLab asked for a pause (429)", self.pauses.clone());

@@ -243,8 +243,8 @@ impl Inner {
             Ok(reply) => reply,
             Err(error) => {
                 self.metrics.answered(0);
-                if matches!(error, CallError::Body(_)) {
-                    // It may have been a job; then GitLab's own sweep ends it.
+                if error.may_have_been_seen() {
+                    // It may have given a job; then its own sweep ends it.
                     self.metrics.lost();
                     tracing::error!(runner = key.short(), %error, "an answer of GitLab was lost, and a job with it if it was one");
                 }
