@@ -32,6 +32,8 @@ pub(super) const LARGEST_OVER_GRPC: usize = 4_194_299;
 const WRITTEN_AFTER: Duration = Duration::from_millis(5);
 /// An admission that takes longer makes room for another one.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// A step that takes longer to be written may have been overtaken by another chain.
+const SLOW_STORE: Duration = Duration::from_millis(100);
 /// A chain may change so often while it is asked.
 const MOST_RESTARTS: u32 = 3;
 
@@ -194,6 +196,8 @@ impl Case<'_> {
             Some(Cause::Policy) => "rejected",
             _ => "failed",
         };
+        let version = decision.chain_version.clone();
+        let offered = Instant::now();
         let judged = Judged {
             handout: self.handout.clone(),
             decision,
@@ -202,6 +206,8 @@ impl Case<'_> {
             asked,
         };
         match inner.handle.judge(judged).await {
+            // Tested in the step that was written, which may be long ago where the store had trouble.
+            Ok(Ruled::Deliver) if offered.elapsed() > SLOW_STORE && !self.is_current(document, &version) => None,
             Ok(Ruled::Deliver) => Some(Outcome::Deliver(self.handout.job, answer)),
             Ok(Ruled::Stale) => None,
             Ok(Ruled::Reject) => {
@@ -218,6 +224,12 @@ impl Case<'_> {
                 Some(Outcome::Stop(refusal(&error)))
             }
         }
+    }
+
+    fn is_current(&self, document: Option<&JobDocument>, version: &str) -> bool {
+        let chains = self.source.0.chains.borrow();
+        let part = Part::Whole(&self.asking.name);
+        document.is_some_and(|document| *chains.version(document.project(), part).as_str() == *version)
     }
 
     fn report(&self, decision: &Decision) -> Report {
