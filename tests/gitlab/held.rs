@@ -128,6 +128,16 @@ async fn a_job_that_was_on_its_way_when_the_router_shuts_down_is_delivered() {
     assert_eq!(gitlab.job(17).status, Status::Running);
 }
 
+/// Waits until the router says of itself that it is ready, or is not.
+async fn ready(world: &World, status: u16) {
+    let looking = async {
+        while world.call("GET", "/readyz").bearer_auth(CI).send().await.unwrap().status() != status {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("another readiness", looking).await;
+}
+
 #[tokio::test]
 async fn while_the_store_cannot_write_nothing_is_delivered_and_gitlab_is_not_asked() {
     let well = Arc::new(AtomicBool::new(true));
@@ -136,32 +146,42 @@ async fn while_the_store_cannot_write_nothing_is_delivered_and_gitlab_is_not_ask
     let runner = world.runner();
     assert!(runner.poll().await.is_empty());
     well.store(false, Ordering::Relaxed);
-    let document = JobBuilder::new(17).build();
-    world.gitlab.enqueue(document.clone());
-    // The first one finds out, and costs a job; GitLab is told of it although nothing can be written.
-    let polled = world.poll_as("call-1").await;
-    assert_eq!(polled.status(), 503);
-    assert!(!polled.text().await.unwrap().contains(&document.token));
-    let ended = world.gitlab.ended(17).await;
-    assert_eq!((ended.status, ended.failure_reason.as_deref()), (Status::Failed, Some("runner_system_failure")));
-    assert!(ended.trace_text().contains("cannot write its state"), "{}", ended.trace_text());
-
-    let asked = world.gitlab.count(Endpoint::Request);
-    world.gitlab.enqueue(JobBuilder::new(18).build());
-    for _ in 0..3 {
-        assert!(matches!(runner.poll().await, Polled::Failed(Code::Http(503))));
-    }
-    assert_eq!(world.gitlab.count(Endpoint::Request), asked);
-    assert_eq!(world.call("GET", "/readyz").send().await.unwrap().status(), 503);
-
-    well.store(true, Ordering::Relaxed);
-    let ready = async {
-        while world.call("GET", "/readyz").bearer_auth(CI).send().await.unwrap().status() != 200 {
-            tokio::task::yield_now().await;
+    world.gitlab.enqueue(JobBuilder::new(17).build());
+    let meanwhile = async {
+        // The first one finds out, and waits: its job is not given out before that is written.
+        ready(&world, 503).await;
+        let asked = world.gitlab.count(Endpoint::Request);
+        world.gitlab.enqueue(JobBuilder::new(18).build());
+        for _ in 0..3 {
+            assert!(matches!(runner.poll().await, Polled::Failed(Code::Http(503))));
         }
+        assert_eq!(world.gitlab.count(Endpoint::Request), asked);
+        assert_eq!(world.metric("open_polls").await, 1);
+        well.store(true, Ordering::Relaxed);
     };
-    soon("a store that is well again", ready).await;
+    let (first, ()) = soon("the first", async { tokio::join!(world.poll_as("call-1"), meanwhile) }).await;
+    assert_eq!(first.json::<serde_json::Value>().await.unwrap()["id"], 17);
+    ready(&world, 200).await;
     assert_eq!(runner.poll().await.job().id, 18);
     assert_eq!(world.gitlab.verified(TOKEN), 1);
+    world.jobgate.stop().await;
+}
+
+#[tokio::test]
+async fn a_decision_that_waited_for_the_store_does_not_serve_under_another_chain() {
+    let well = Arc::new(AtomicBool::new(true));
+    let store = Ailing(well.clone());
+    let world = at_once().start_with(|router| router.store(store)).await;
+    well.store(false, Ordering::Relaxed);
+    world.gitlab.enqueue(JobBuilder::new(17).build());
+    let meanwhile = async {
+        ready(&world, 503).await;
+        world.site.file("strict.yaml", &crate::site::POLICY.replace("forbidden", "unit").replace("name: names", "name: strict"));
+        world.reload(&at_once().controller("name: strict, scope: instance, policy: strict.yaml")).await;
+        well.store(true, Ordering::Relaxed);
+    };
+    let (polled, ()) = soon("the answer", async { tokio::join!(world.poll_as("call-1"), meanwhile) }).await;
+    assert_eq!(polled.status(), 204);
+    assert_eq!(world.gitlab.ended(17).await.failure_reason.as_deref(), Some("job_router_failure"));
     world.jobgate.stop().await;
 }

@@ -11,6 +11,7 @@ mod support;
 
 mod held;
 mod refusals;
+mod recipe;
 mod rows;
 mod site;
 mod walk;

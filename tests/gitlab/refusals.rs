@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     gitlab::{Answer, Endpoint, JobBuilder, Outage, Settings, Status},
     gitlab_runner::{Code, FakeRunner, Polled, Way},
-    site::{Setup, TOKEN, World, soon},
+    site::{Setup, TOKEN, soon},
 };
 
 /// Nothing is held: each answer is about now.

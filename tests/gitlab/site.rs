@@ -134,7 +134,7 @@ impl World {
     }
 
     /// The decisions about a job of GitLab.
-    pub async fn decisions(&self, job: u64) -> Vec<serde_json::Value> {
+    pub async fn decisions(&self, job: u64) -> Vec<Value> {
         let (status, answer) = self.jobgate.get(&format!("/v1/decisions?job=gitlab-{job}"), CI).await;
         assert_eq!(status, 200, "{answer}");
         answer["decisions"].as_array().unwrap().clone()
