@@ -59,20 +59,20 @@ impl Setup {
         Self { controllers: "  - { name: names, scope: instance, policy: names.yaml }\n".to_owned(), ..Self::default() }
     }
 
-    /// Without a controller at all.
-    pub fn open() -> Self {
-        Self::default()
-    }
 
     pub fn config(&self, gitlab: &GitLab) -> String {
+        self.config_for(&gitlab.url())
+    }
+
+    /// Before anything at this URL.
+    pub fn config_for(&self, url: &str) -> String {
         let Self { section, controllers, more, port, prefix, .. } = self;
         let external = if *port == 0 { 1 } else { *port };
         let runners = if self.unnamed { "" } else { "  runners: [{ id: 1, name: gpu-1 }]\n" };
         let controllers = if controllers.is_empty() { String::new() } else { format!("controllers:\n{controllers}") };
         format!(
-            "listen: 127.0.0.1:{port}\nexternal_url: http://127.0.0.1:{external}{prefix}\ngitlab:\n  url: {}\n{runners}{section}\
-             {controllers}tokens:\n  - {{ name: ci, token_file: ci.token, may: [submit, read, operate] }}\n{more}",
-            gitlab.url()
+            "listen: 127.0.0.1:{port}\nexternal_url: http://127.0.0.1:{external}{prefix}\ngitlab:\n  url: {url}\n{runners}{section}\
+             {controllers}tokens:\n  - {{ name: ci, token_file: ci.token, may: [submit, read, operate] }}\n{more}"
         )
     }
 
