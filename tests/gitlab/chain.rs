@@ -97,7 +97,8 @@ async fn dry_run_is_recorded_and_not_enforced() {
     let recorded = async {
         loop {
             let decision = world.decisions(1).await.remove(0);
-            let trial = decision["verdicts"].as_array().unwrap().iter().find(|verdict| verdict["controller"] == "trial");
+            let trial =
+                decision["verdicts"].as_array().unwrap().iter().find(|verdict| verdict["controller"] == "trial");
             if let Some(trial) = trial {
                 return trial.clone();
             }
@@ -174,7 +175,9 @@ async fn the_question_has_the_facts_and_no_secret_and_what_nobody_knows_is_unkno
         for (value, wanted) in told {
             assert_eq!(*value, wanted, "{question}");
         }
-        for unknown in [&job["tags"], &question["runner"]["tags"], &question["runner"]["type"], &question["runner"]["protected"]] {
+        for unknown in
+            [&job["tags"], &question["runner"]["tags"], &question["runner"]["type"], &question["runner"]["protected"]]
+        {
             assert_eq!(*unknown, Value::Null, "{question}");
         }
         let text = format!("{question} {request:?}");

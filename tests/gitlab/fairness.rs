@@ -39,8 +39,10 @@ async fn a_fleet_with_a_slow_controller_does_not_hold_up_another_runner() {
     gate.open();
     let polled = soon("the fleet's answers", fleet.join_all()).await;
     // Those whose controller took too long were not admitted, and none got a job twice.
-    let mut jobs: Vec<_> =
-        polled.into_iter().filter_map(|polled| if let Polled::Job(job) = polled { Some(job.id) } else { None }).collect();
+    let mut jobs: Vec<_> = polled
+        .into_iter()
+        .filter_map(|polled| if let Polled::Job(job) = polled { Some(job.id) } else { None })
+        .collect();
     jobs.sort_unstable();
     let all = jobs.len();
     jobs.dedup();

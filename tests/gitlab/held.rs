@@ -176,7 +176,10 @@ async fn a_decision_that_waited_for_the_store_does_not_serve_under_another_chain
     world.gitlab.enqueue(JobBuilder::new(17).build());
     let meanwhile = async {
         ready(&world, 503).await;
-        world.site.file("strict.yaml", &crate::site::POLICY.replace("forbidden", "unit").replace("name: names", "name: strict"));
+        world.site.file(
+            "strict.yaml",
+            &crate::site::POLICY.replace("forbidden", "unit").replace("name: names", "name: strict"),
+        );
         world.reload(&at_once().controller("name: strict, scope: instance, policy: strict.yaml")).await;
         well.store(true, Ordering::Relaxed);
     };

@@ -96,7 +96,12 @@ async fn a_log_is_gone_on_with_where_gitlab_says_that_it_is() {
     gate.open();
     let ended = world.gitlab.ended(17).await;
     assert!(ended.trace_text().starts_with("\x1b[31;1mThis job was rejected by policy."), "{}", ended.trace_text());
-    let ranges: Vec<_> = world.gitlab.calls(Endpoint::Trace).iter().map(|call| call.header("content-range").unwrap().to_owned()).collect();
+    let ranges: Vec<_> = world
+        .gitlab
+        .calls(Endpoint::Trace)
+        .iter()
+        .map(|call| call.header("content-range").unwrap().to_owned())
+        .collect();
     let last = ended.trace.len() - 1;
     assert_eq!(ranges[1..], [format!("0-{last}"), format!("{}-{last}", begun.len())]);
     world.jobgate.stop().await;
@@ -108,7 +113,10 @@ async fn an_end_that_is_not_taken_at_once_is_said_again() {
     world.gitlab.script(Endpoint::Update, [Answer::Normal, Answer::Status(202)]);
     rejected(&world, JobBuilder::new(17)).await;
     let ended = world.gitlab.ended(17).await;
-    assert_eq!((ended.updates.as_slice(), ended.keep_alives), (["running".to_owned(), "failed".to_owned()].as_slice(), 1));
+    assert_eq!(
+        (ended.updates.as_slice(), ended.keep_alives),
+        (["running".to_owned(), "failed".to_owned()].as_slice(), 1)
+    );
     // The log of the attempt before is not written twice.
     assert_eq!(ended.trace_text().matches("rejected by policy").count(), 1);
     world.jobgate.stop().await;
@@ -197,7 +205,8 @@ async fn a_controller_that_does_not_answer_is_nobodys_fault_and_a_retry_may_heal
     let configured = "  failure_reasons: { failure: [api_failure] }\n";
     for (section, wanted) in [("", "runner_system_failure"), (configured, "api_failure")] {
         let setup = at_once().file("absent.token", "s3cret-0123456789abcdef").section(section);
-        let setup = setup.controller("name: absent, scope: instance, attach: { token_file: absent.token }, on_failure: wait");
+        let setup =
+            setup.controller("name: absent, scope: instance, attach: { token_file: absent.token }, on_failure: wait");
         let world = setup.start().await;
         world.gitlab.enqueue(JobBuilder::new(17).build());
         assert!(world.runner().poll().await.is_empty());

@@ -59,7 +59,6 @@ impl Setup {
         Self { controllers: "  - { name: names, scope: instance, policy: names.yaml }\n".to_owned(), ..Self::default() }
     }
 
-
     pub fn config(&self, gitlab: &GitLab) -> String {
         self.config_for(&gitlab.url())
     }
@@ -68,7 +67,7 @@ impl Setup {
     pub fn config_for(&self, url: &str) -> String {
         let Self { section, controllers, more, port, prefix, .. } = self;
         let external = if *port == 0 { 1 } else { *port };
-        let runners = if self.unnamed { "" } else { "  runners: [{ id: 1, name: gpu-1 }]\n" };
+        let runners = if self.unnamed { "" } else { "  runners: [{ id: 1, name: gpu-1 }, { id: 7, name: gpu-2 }]\n" };
         let controllers = if controllers.is_empty() { String::new() } else { format!("controllers:\n{controllers}") };
         format!(
             "listen: 127.0.0.1:{port}\nexternal_url: http://127.0.0.1:{external}{prefix}\ngitlab:\n  url: {url}\n{runners}{section}\

@@ -48,7 +48,11 @@ async fn row_16_trouble_of_ours_never_ends_a_job_and_gitlabs_word_does() {
     let runner = world.runner();
     assert_eq!(runner.print(&mut job, b"a\n").await, Heard::GoOn);
     let response = put(&world, &job, "running").send().await.unwrap();
-    assert_eq!((response.status().as_u16(), said(&response, "job-status")), (200, Some("running")), "GitLab's own word");
+    assert_eq!(
+        (response.status().as_u16(), said(&response, "job-status")),
+        (200, Some("running")),
+        "GitLab's own word"
+    );
     world.gitlab.cancel_gracefully(17);
     assert_eq!(runner.print(&mut job, b"b\n").await, Heard::Canceling);
     world.gitlab.cancel(17);
@@ -177,7 +181,8 @@ async fn row_32_bodies_and_content_types_go_on_as_they_are_or_are_not() {
         assert_eq!((seen.header("content-type"), seen.header("private-token")), (kind, Some("glpat-1")));
         assert_eq!(seen.header("transfer-encoding"), None, "{method} {path}");
     }
-    let discovery = world.call("GET", "/api/v4/runners/router/discovery").header("runner-token", TOKEN).send().await.unwrap();
+    let discovery =
+        world.call("GET", "/api/v4/runners/router/discovery").header("runner-token", TOKEN).send().await.unwrap();
     assert_eq!((discovery.status().as_u16(), said(&discovery, "content-type")), (200, Some("application/json")));
     world.jobgate.stop().await;
 }
@@ -216,7 +221,13 @@ async fn row_35_calls_about_a_job_that_is_given_up_end_it_and_reach_nobody() {
     let job = picked(&document);
     let artifacts = world.call("POST", "/api/v4/jobs/17/artifacts").header("job-token", &job.token).body("zip");
     let encoded = world.call("PUT", "/api/v4//jobs/%31%37/").json(&json!({ "token": job.token, "state": "success" }));
-    let calls = [put(&world, &job, "running"), put(&world, &job, "success"), patch(&world, &job, "0-1", "a\n"), artifacts, encoded];
+    let calls = [
+        put(&world, &job, "running"),
+        put(&world, &job, "success"),
+        patch(&world, &job, "0-1", "a\n"),
+        artifacts,
+        encoded,
+    ];
     for call in calls {
         let response = call.send().await.unwrap();
         assert_eq!((response.status().as_u16(), said(&response, "job-status")), (403, Some("failed")));

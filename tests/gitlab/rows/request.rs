@@ -148,7 +148,8 @@ async fn row_27_what_a_runner_says_of_itself_reaches_gitlab_whole() {
 async fn row_28_gitlab_is_told_the_runners_address_and_not_what_others_say_it_is() {
     let world = Setup::over_grpc().await;
     let call = world.call("POST", "/api/v4/jobs/request").header("x-forwarded-for", "8.8.8.8");
-    let call = call.header("x-forwarded-for", "1.1.1.1").header("x-real-ip", "8.8.8.8").header("forwarded", "for=8.8.8.8");
+    let call =
+        call.header("x-forwarded-for", "1.1.1.1").header("x-real-ip", "8.8.8.8").header("forwarded", "for=8.8.8.8");
     assert_eq!(call.json(&poll_body()).send().await.unwrap().status(), 204);
     assert!(world.runner().way(Way::Router).poll().await.is_empty());
     let calls = world.gitlab.all_calls();
