@@ -6,8 +6,17 @@
 mod gitlab;
 #[path = "../support/gitlab_runner/mod.rs"]
 mod gitlab_runner;
+#[path = "../support/gitlab_peer.rs"]
+mod peer;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chain;
+mod fairness;
+mod held;
+mod peers;
+mod recipe;
+mod refusals;
+mod rows;
 mod site;
 mod walk;
