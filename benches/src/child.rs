@@ -99,10 +99,10 @@ pub(crate) fn run(role: &str, args: &[String]) -> Result<()> {
         ("holder", args) => single_thread()?.block_on(memory::hold(args)),
         ("gitlab", [way, after_ms]) => single_thread()?.block_on(gitlab::fake(way, after_ms)),
         ("gitlab-runners", [address, count]) => single_thread()?.block_on(gitlab::hold(address, count)),
-        ("proxy", [to]) => {
+        ("proxy", [to, most @ ..]) => {
             // As the router.
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(gitlab::proxy(to))
+            runtime.block_on(gitlab::proxy(to, most.first()))
         }
         ("router-one-thread", [folder]) => single_thread()?.block_on(jobs::route(folder)),
         _ => Err(format!("no role `{role}` with {} arguments", args.len()).into()),

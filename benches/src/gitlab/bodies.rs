@@ -1,17 +1,12 @@
 //! Bodies on their way through: a job's log, what it uploads and downloads, and what that does to memory.
 
 use bytes::Bytes;
-use http::Method;
 
-use super::{
-    Sides,
-    client::good,
-    fake::{Content, PIECE},
-    polls::Fleet,
-};
+use super::{Sides, fake::PIECE, polls::Fleet};
 use crate::{
     Result,
-    measure::{Effort, Sample, closed_loop, compare, used},
+    child::Server,
+    measure::{Compared, Effort, Sample, closed_loop, compare, used},
     site::resident,
     table::{self, Row},
 };
@@ -36,6 +31,8 @@ enum Action {
 
 /// Length of a large body where it only must work.
 const SMOKE: u64 = 2_000_000;
+/// What the router reads at most at once: hyper-util has one limit for that and for the head of a request.
+const AT_ONCE: &str = "32768";
 
 pub(crate) async fn rows(effort: Effort) -> Result<Vec<Row>> {
     let smoke = effort == Effort::Smoke;
@@ -73,42 +70,43 @@ pub(crate) async fn rows(effort: Effort) -> Result<Vec<Row>> {
         },
         Kind { what: "download of 200 MB, 1 runner", action: Action::Download, bytes: large, runners: 1, calls: 1 },
     ];
+    let rounds = if smoke { 1 } else { 9 };
     let mut rows = memory(effort).await?;
     for kind in kinds {
-        rows.extend(rates(&sides, kind, if smoke { 1 } else { 9 }).await?);
+        let found = compared(&sides.proxy, &sides.router.router, kind, rounds).await?;
+        rows.push(rate_row(&format!("{}: rate", kind.what), kind, found));
+        let what = format!("{}: processor time of proxy, of router", kind.what);
+        rows.push(Row::at_most(what, found.floor.cpu, found.ours.cpu, found.cpu_ratio, 1.0).beside());
+        if kind.action == Action::Upload {
+            let narrow = Server::start("proxy", &[&sides.gitlab.said, AT_ONCE])?;
+            let found = compared(&narrow, &sides.router.router, kind, rounds).await?;
+            let what = format!("{}: rate, to a proxy that reads 32 KiB at once, as the router does", kind.what);
+            rows.push(rate_row(&what, kind, found).beside());
+        }
     }
     Ok(rows)
 }
 
-/// Bytes a second on both sides, in turn.
-async fn rates(sides: &Sides, kind: Kind, rounds: usize) -> Result<Vec<Row>> {
-    let floor = Fleet::connect(&sides.proxy.said, kind.runners).await?;
-    let ours = Fleet::connect(&sides.router.router.said, kind.runners).await?;
+/// Both sides in turn.
+async fn compared(floor: &Server, ours: &Server, kind: Kind, rounds: usize) -> Result<Compared> {
+    let (floor_fleet, our_fleet) =
+        (Fleet::connect(&floor.said, kind.runners).await?, Fleet::connect(&ours.said, kind.runners).await?);
     let mut pairs = Vec::new();
     for round in 0..=rounds {
-        let pair = (turn(&floor, kind, sides.proxy.id()).await?, turn(&ours, kind, sides.router.router.id()).await?);
+        let pair = (turn(&floor_fleet, kind, floor.id()).await?, turn(&our_fleet, kind, ours.id()).await?);
         if round > 0 {
             pairs.push(pair);
         }
     }
-    let compared = compare(&pairs);
+    Ok(compare(&pairs))
+}
+
+/// In bytes a second.
+fn rate_row(what: &str, kind: Kind, found: Compared) -> Row {
     let show = |rate: f64| format!("{:.0} MB/s", rate * kind.bytes as f64 / 1e6);
-    let mut row = Row::at_least(
-        format!("{}: rate", kind.what),
-        compared.floor.rate,
-        compared.ours.rate,
-        compared.rate_ratio,
-        0.95,
-    );
-    (row.floor, row.ours) = (show(compared.floor.rate), show(compared.ours.rate));
-    let cpu = Row::at_most(
-        format!("{}: processor time of proxy, of router", kind.what),
-        compared.floor.cpu,
-        compared.ours.cpu,
-        compared.cpu_ratio,
-        1.0,
-    );
-    Ok(vec![row, cpu.beside()])
+    let mut row = Row::at_least(what, found.floor.rate, found.ours.rate, found.rate_ratio, 0.95);
+    (row.floor, row.ours) = (show(found.floor.rate), show(found.ours.rate));
+    row
 }
 
 async fn turn(fleet: &Fleet, kind: Kind, server: u32) -> Result<Sample> {
@@ -120,15 +118,8 @@ async fn turn(fleet: &Fleet, kind: Kind, server: u32) -> Result<Sample> {
         fleet
             .with(async |runner| match kind.action {
                 Action::Trace => runner.trace(whole.clone()).await,
-                Action::Upload => {
-                    let body = Content::filler(&piece, kind.bytes, false);
-                    let kind = "multipart/form-data; boundary=bench";
-                    good(runner.call(Method::POST, "/api/v4/jobs/4711/artifacts", kind, body).await?)
-                }
-                Action::Download => {
-                    let path = format!("/api/v4/jobs/4711/artifacts?length={}", kind.bytes);
-                    good(runner.call(Method::GET, &path, "application/json", Content::whole("")).await?)
-                }
+                Action::Upload => runner.upload(&piece, kind.bytes).await,
+                Action::Download => runner.download(kind.bytes).await,
             })
             .await
     })

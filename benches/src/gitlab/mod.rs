@@ -18,7 +18,7 @@ pub(crate) use proxy::serve as proxy;
 
 use bytes::Bytes;
 
-use self::{client::Runner, polls::Fleet};
+use self::{client::Runner, fake::PIECE, polls::Fleet};
 use crate::{
     Result,
     child::Server,
@@ -43,6 +43,9 @@ impl Sides {
     }
 }
 
+/// Length of a large body under `perf`.
+const LARGE: u64 = 20_000_000;
+
 /// A router alone, and who calls it.
 pub(crate) struct Ours {
     pub(crate) router: Site,
@@ -52,7 +55,7 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// `job`, `empty` or `trace`.
+    /// `job`, `empty`, `trace`, or `upload` and `download` of 20 MB.
     pub(crate) async fn start(what: &str, runners: usize) -> Result<Self> {
         let gitlab = Server::start("gitlab", &[if what == "job" { "job" } else { "empty" }, "0"])?;
         let router = router(&gitlab)?;
@@ -62,10 +65,12 @@ impl Ours {
 
     /// So many calls, all runners at once.
     pub(crate) async fn calls(&self, count: usize) -> Result<Sample> {
-        let log = Bytes::from(vec![b'x'; 4_000]);
+        let (log, piece) = (Bytes::from(vec![b'x'; 4_000]), Bytes::from(vec![b'x'; PIECE]));
         let call = async |runner: &mut Runner| match &*self.what {
             "job" => runner.job().await.map(drop),
             "empty" => runner.poll(Some("2")).await.map(drop),
+            "upload" => runner.upload(&piece, LARGE).await,
+            "download" => runner.download(LARGE).await,
             _ => runner.trace(log.clone()).await,
         };
         closed_loop(self.fleet.len(), count, async |_| self.fleet.with(call).await).await
@@ -76,8 +81,10 @@ impl Ours {
 pub(crate) fn router(gitlab: &Server) -> Result<Site> {
     let folder = site::folder()?;
     let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text);
+    // Watched for changes: not where the state is written.
+    std::fs::create_dir(folder.path().join("policies"))?;
     for level in ["instance", "group", "project"] {
-        file(&format!("{level}.yaml"), fixtures::YAML)?;
+        file(&format!("policies/{level}.yaml"), fixtures::YAML)?;
     }
     file("ci.token", site::SUBMITTER)?;
     let text = format!(
@@ -85,9 +92,9 @@ pub(crate) fn router(gitlab: &Server) -> Result<Site> {
 state: state
 gitlab: {{ url: \"{}\" }}
 controllers:
-  - {{ name: instance, scope: instance, policy: instance.yaml }}
-  - {{ name: group, scope: \"group:acme\", policy: group.yaml }}
-  - {{ name: project, scope: \"project:{}\", policy: project.yaml }}
+  - {{ name: instance, scope: instance, policy: policies/instance.yaml }}
+  - {{ name: group, scope: \"group:acme\", policy: policies/group.yaml }}
+  - {{ name: project, scope: \"project:{}\", policy: policies/project.yaml }}
 tokens:
   - {{ name: ci, token_file: ci.token, may: [submit, read] }}
 ",

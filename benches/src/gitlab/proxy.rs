@@ -17,8 +17,12 @@ struct Proxy {
     to: Authority,
 }
 
-/// Role `proxy`.
-pub(crate) async fn serve(to: &str) -> Result<()> {
+/// Role `proxy`; reads at most so many bytes at once, where that is said.
+pub(crate) async fn serve(to: &str, most: Option<&String>) -> Result<()> {
+    let mut server = http1::Builder::new();
+    if let Some(most) = most {
+        server.max_buf_size(most.parse()?);
+    }
     let mut http = HttpConnector::new();
     http.set_nodelay(true);
     let proxy = Arc::new(Proxy { client: Client::builder(TokioExecutor::new()).build(http), to: to.parse()? });
@@ -32,8 +36,9 @@ pub(crate) async fn serve(to: &str) -> Result<()> {
             let proxy = proxy.clone();
             async move { proxy.pass(request).await.map_err(std::io::Error::other) }
         });
+        let connection = server.serve_connection(TokioIo::new(stream), service);
         // It ends with its client.
-        tokio::spawn(async move { drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await) });
+        tokio::spawn(async move { drop(connection.await) });
     }
 }
 
