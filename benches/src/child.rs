@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Result, echo, jobs, memory, questions, queue, single_thread};
+use crate::{Result, echo, gitlab, jobs, memory, questions, queue, single_thread};
 
 /// No child lives longer, whatever became of its parent.
 const LONGEST_LIFE: Duration = Duration::from_secs(900);
@@ -97,6 +97,13 @@ pub(crate) fn run(role: &str, args: &[String]) -> Result<()> {
         ("queue", [folder, mebibytes]) => single_thread()?.block_on(queue::serve(folder, mebibytes)),
         ("bare-streams", tls) => single_thread()?.block_on(memory::bare(tls)),
         ("holder", args) => single_thread()?.block_on(memory::hold(args)),
+        ("gitlab", [way, after_ms]) => single_thread()?.block_on(gitlab::fake(way, after_ms)),
+        ("gitlab-runners", [address, count]) => single_thread()?.block_on(gitlab::hold(address, count)),
+        ("proxy", [to, most @ ..]) => {
+            // As the router.
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(gitlab::proxy(to, most.first()))
+        }
         ("router-one-thread", [folder]) => single_thread()?.block_on(jobs::route(folder)),
         _ => Err(format!("no role `{role}` with {} arguments", args.len()).into()),
     }

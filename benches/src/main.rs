@@ -11,6 +11,7 @@ mod dispatch;
 mod echo;
 mod fixtures;
 mod fleet;
+mod gitlab;
 mod jobs;
 mod machine;
 mod measure;
@@ -35,7 +36,7 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Groups of rows, in the order of the table.
-const GROUPS: [&str; 13] = [
+const GROUPS: [&str; 17] = [
     "policies",
     "dialled",
     "attached",
@@ -49,6 +50,10 @@ const GROUPS: [&str; 13] = [
     "memory",
     "recovery",
     "signal",
+    "gitlab",
+    "gitlab-bodies",
+    "gitlab-idle",
+    "gitlab-grpc",
 ];
 
 fn main() -> ExitCode {
@@ -102,7 +107,11 @@ async fn measure_group(group: &str, effort: Effort) -> Result<Vec<Row>> {
         "shares" => machine::shares(effort),
         "memory" => memory::rows(effort).await,
         "recovery" => recovery::rows(effort).await,
-        _ => signal::rows(effort).await,
+        "signal" => signal::rows(effort).await,
+        "gitlab" => gitlab::polls(effort).await,
+        "gitlab-bodies" => gitlab::bodies(effort).await,
+        "gitlab-idle" => gitlab::idle(effort),
+        _ => gitlab::grpc(effort).await,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Result,
     dispatch::Ours,
-    machine,
+    gitlab, machine,
     measure::used,
     memory, pace, saturated,
     site::{Setup, Site},
@@ -21,6 +21,7 @@ pub(crate) async fn run(what: &[&str]) -> Result<()> {
     match what {
         ["machine", runners, waiting] => machine::run(runners.parse()?, waiting.parse()?),
         ["idle", runners] => idle(runners.parse()?),
+        ["gitlab", what, runners] => in_front_of_gitlab(what, runners.parse()?).await,
         _ => jobs(what).await,
     }
 }
@@ -51,6 +52,26 @@ async fn jobs(what: &[&str]) -> Result<()> {
     perf.wait()?;
     let (each, own) = (table::time(each), table::time(own));
     println!("{count} jobs, {found}; processor time for each: {each} of the router, {own} of submitter and runners");
+    report(&data)
+}
+
+/// Polls that bring a job, or another call of runners that jobgate passes on.
+async fn in_front_of_gitlab(what: &str, runners: usize) -> Result<()> {
+    let ours = gitlab::Ours::start(what, runners).await?;
+    let process = ours.router.router.id();
+    let count = if ["upload", "download"].contains(&what) { 300 } else { 40_000 };
+    ours.calls(count / 20).await?;
+    let folder = tempfile::tempdir()?;
+    let data = folder.path().join("perf.data");
+    let mut perf = record(process, &data)?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = used(&process.to_string());
+    let sample = ours.calls(count).await?;
+    let each = (used(&process.to_string()) - before) / count as f64;
+    drop(ours);
+    perf.wait()?;
+    let (rate, p50, each) = (table::rate(sample.rate), table::time(sample.p50), table::time(each));
+    println!("{count} calls, {rate}, p50 {p50}; processor time of the router for each: {each}");
     report(&data)
 }
 

@@ -15,7 +15,7 @@ use crate::{Result, child::Server, echo, fixtures};
 
 pub(crate) const RUNNER: &str = "bench-runner-0123456789";
 pub(crate) const LATER: &str = "bench-later-0123456789";
-const SUBMITTER: &str = "bench-submitter-0123456789";
+pub(crate) const SUBMITTER: &str = "bench-submitter-0123456789";
 
 /// Tag of jobs for which there is no runner at first: those of the runner with the token [`LATER`].
 pub(crate) const LATER_TAG: &str = "later";
@@ -74,7 +74,11 @@ tokens:
             if setup.tls { tls } else { "" },
         );
         file("jobgate.yaml", &text)?;
-        let role = if setup.one_thread { "router-one-thread" } else { "router" };
+        Self::open(if setup.one_thread { "router-one-thread" } else { "router" }, folder)
+    }
+
+    /// A router with the configuration in this folder.
+    pub(crate) fn open(role: &'static str, folder: tempfile::TempDir) -> Result<Self> {
         let router = Server::start(role, &[&folder.path().display().to_string()])?;
         Ok(Self { router, role, folder })
     }
@@ -157,7 +161,16 @@ pub(crate) fn with_token<T>(message: T, token: &str) -> Result<Request<T>> {
 
 /// Resident memory of a process, in bytes.
 pub(crate) fn resident(process: u32) -> Result<f64> {
+    status(process, "VmRSS:")
+}
+
+/// The most that it ever had, since somebody wrote `5` to its `clear_refs`.
+pub(crate) fn most_resident(process: u32) -> Result<f64> {
+    status(process, "VmHWM:")
+}
+
+fn status(process: u32, key: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).ok_or_else(|| format!("no {key}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
 }
