@@ -109,13 +109,16 @@ async fn gitlabs_trouble_is_503_with_a_time_to_come_again() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_job_is_counted_and_the_poll_goes_on() {
+async fn an_answer_that_is_no_job_is_counted_and_its_token_pauses() {
     let world = at_once().start().await;
     world.gitlab.answers([Answer::Garbage]);
     world.gitlab.enqueue(JobBuilder::new(17).build());
-    assert_eq!(world.runner().poll().await.job().id, 17);
+    assert_eq!(world.poll_as("call").await.status(), 503);
+    // The next one could not be read either, and each costs a job.
+    let polled = world.poll_as("call").await;
+    assert_eq!((polled.status().as_u16(), retry_after(&polled)), (429, Some(30)));
     assert_eq!(world.metric("lost_answers_total").await, 1);
-    assert_eq!(world.gitlab.count(Endpoint::Update), 0);
+    assert_eq!((world.gitlab.count(Endpoint::Request), world.gitlab.job(17).status), (1, Status::Queued));
     world.jobgate.stop().await;
 }
 
@@ -153,9 +156,16 @@ async fn a_token_that_gitlab_does_not_know_asks_for_nothing_and_is_soon_known_wh
 async fn without_an_answer_to_whose_a_token_is_no_job_is_taken() {
     let world = at_once().start().await;
     world.gitlab.enqueue(JobBuilder::new(17).build());
-    for answer in [Answer::Status(500), Answer::Status(302), Answer::BreakOff, Answer::Status(400)] {
+    for (n, answer) in
+        [Answer::Status(500), Answer::Status(302), Answer::BreakOff, Answer::Status(400)].into_iter().enumerate()
+    {
         world.gitlab.script(Endpoint::Verify, [answer]);
-        assert_eq!(world.poll_as("call").await.status(), 503);
+        // Everybody with a token waits for one answer about it, and none is asked for again at once.
+        let token = format!("glrt-{n}");
+        world.gitlab.runner(&token);
+        let polled = FakeRunner::new(world.jobgate.url(""), &token).poll().await;
+        assert!(matches!(polled, Polled::Failed(Code::Http(503))), "{polled:?}");
+        assert_eq!(world.gitlab.count(Endpoint::Verify), n + 1);
     }
     assert_eq!(world.gitlab.job(17).status, Status::Queued);
     assert_eq!(world.runner().poll().await.job().id, 17);
@@ -180,7 +190,7 @@ async fn a_gitlab_that_cannot_tell_whose_a_token_is_serves_runners_without_names
         unnamed.gitlab.enqueue(JobBuilder::new(17).build());
         assert_eq!(unnamed.runner().poll().await.job().id, 17);
         let runner = unnamed.decisions(17).await[0]["runner"].as_str().unwrap().to_owned();
-        let hash = runner.strip_prefix("gitlab-runner-").unwrap();
+        let hash = runner.strip_prefix("gitlab-runner-token-").unwrap();
         assert!(hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "{runner}");
         unnamed.jobgate.stop().await;
     }

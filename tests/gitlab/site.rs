@@ -142,8 +142,9 @@ impl World {
     /// A sample of `/metrics`, by its name and labels; 0 where it is not there yet.
     pub async fn metric(&self, sample: &str) -> i64 {
         let text = self.jobgate.text("/metrics", CI).await;
-        let mut found = text.lines().filter_map(|line| line.strip_prefix("jobgate_gitlab_")?.strip_prefix(sample));
-        found.find_map(|rest| rest.strip_prefix(' ')?.parse().ok()).unwrap_or_default()
+        let found = text.lines().filter_map(|line| line.strip_prefix("jobgate_gitlab_")?.strip_prefix(sample));
+        // One that has labels, and is asked for without them, is the sum of all.
+        found.filter_map(|rest| rest.trim_start_matches(|c| c != ' ').trim().parse::<i64>().ok()).sum()
     }
 
     /// Waits for a sample to have this value.

@@ -99,6 +99,9 @@ impl Source {
 
 impl Case<'_> {
     async fn decide(mut self, answer: Bytes) -> Outcome {
+        if let Some(name) = self.source.0.standing.borrow().names.name(self.asking.runner) {
+            self.handout.runner = name;
+        }
         let document = match read(&answer) {
             Ok(document) => document,
             Err(faults) => {

@@ -10,6 +10,9 @@ use crate::{
     site::{Setup, TOKEN, World, poll_body, soon},
 };
 
+/// As runners number their calls: 32 hexadecimal digits, never the same.
+const CALL: &str = "5f0c9a3d1b7e42d68c90ab12cd34ef56";
+
 #[tokio::test]
 async fn row_12_a_job_has_the_right_content_type_whatever_gitlab_says() {
     let world = World::new().await;
@@ -68,14 +71,14 @@ async fn row_20_a_call_that_is_repeated_gets_the_same_job_and_no_second_one() {
     let world = World::new().await;
     world.gitlab.enqueue(JobBuilder::new(1).build());
     world.gitlab.enqueue(JobBuilder::new(2).build());
-    let first = world.poll_as("call-1").await.bytes().await.unwrap();
+    let first = world.poll_as(CALL).await.bytes().await.unwrap();
     // Its answer was lost between us and the runner, which asks again within the same call.
-    let again = world.poll_as("call-1").await;
+    let again = world.poll_as(CALL).await;
     assert_eq!((again.status().as_u16(), again.headers()["content-type"].to_str().unwrap()), (201, "application/json"));
     assert_eq!(again.bytes().await.unwrap(), first);
     assert_eq!(world.gitlab.count(Endpoint::Request), 1);
     // Another manager with the same token is somebody else.
-    let other = world.call("POST", "/api/v4/jobs/request").header("x-request-id", "call-1");
+    let other = world.call("POST", "/api/v4/jobs/request").header("x-request-id", CALL);
     let mut body = poll_body();
     body["system_id"] = "s_ba9876543210".into();
     let other: Value = other.json(&body).send().await.unwrap().json().await.unwrap();
@@ -84,7 +87,7 @@ async fn row_20_a_call_that_is_repeated_gets_the_same_job_and_no_second_one() {
     let runner = world.runner();
     let mut job = crate::site::picked(&JobBuilder::new(1).build());
     assert_eq!(runner.accept(&mut job).await, Heard::GoOn);
-    assert_eq!(world.poll_as("call-1").await.status(), 204);
+    assert_eq!(world.poll_as(CALL).await.status(), 204);
     world.jobgate.stop().await;
 }
 
@@ -95,10 +98,10 @@ async fn row_20_a_call_that_is_repeated_while_its_first_one_waits_leaves_no_job_
     let gate = Gate::new();
     world.gitlab.answers([Answer::DelayDelivery(gate.clone())]);
     tokio::select! {
-        answer = world.poll_as("call-1") => panic!("it waits: {answer:?}"),
+        answer = world.poll_as(CALL) => panic!("it waits: {answer:?}"),
         () = gate.reached(1) => {}
     }
-    assert_eq!(world.poll_as("call-1").await.status(), 204);
+    assert_eq!(world.poll_as(CALL).await.status(), 204);
     gate.open();
     assert_eq!(world.gitlab.ended(1).await.failure_reason.as_deref(), Some("runner_system_failure"));
     world.jobgate.stop().await;
