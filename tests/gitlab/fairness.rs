@@ -33,7 +33,8 @@ async fn a_fleet_with_a_slow_controller_does_not_hold_up_another_runner() {
             async move { runner.poll().await }
         })
         .collect();
-    gate.reached(200).await;
+    // All that are asked about at once.
+    gate.reached(256).await;
     let other = FakeRunner::new(world.jobgate.url(""), "glrt-other");
     assert_eq!(soon("the other one's job", other.poll()).await.job().id, 1000);
     gate.open();

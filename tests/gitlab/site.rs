@@ -195,9 +195,10 @@ pub fn picked(document: &JobDocument) -> Picked {
     }
 }
 
-/// Everything a test waits for comes within this, or never.
+/// Everything a test waits for comes within this, or never. Shorter than the 60 s after which a delivery that nobody confirmed is
+/// given up: that must not pass for what a test waits for.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future)
+    tokio::time::timeout(Duration::from_secs(30), future)
         .await
         .unwrap_or_else(|_| panic!("it should have come long ago: {what}"))
 }
