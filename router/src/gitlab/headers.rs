@@ -1,6 +1,6 @@
 //! Headers on their way to GitLab and back.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -61,8 +61,12 @@ pub(crate) fn from_gitlab(headers: &mut HeaderMap) {
 
 fn remove(headers: &mut HeaderMap, is_bad: impl Fn(&str) -> bool) {
     // Servers below CGI's rules, GitLab's among them, see `_` and `-` as one.
-    let bad: Vec<_> = headers.keys().filter(|name| is_bad(&name.as_str().replace('_', "-"))).cloned().collect();
+    let bad: Vec<_> = headers.keys().filter(|name| is_bad(&with_hyphens(name.as_str()))).cloned().collect();
     for name in bad {
         headers.remove(name);
     }
+}
+
+fn with_hyphens(name: &str) -> Cow<'_, str> {
+    if name.contains('_') { name.replace('_', "-").into() } else { name.into() }
 }

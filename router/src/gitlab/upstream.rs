@@ -114,9 +114,13 @@ impl Upstream {
     ///
     /// [`Outage`]: no answer. Whether GitLab has seen the request is then unknown.
     pub(crate) async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Outage> {
-        let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         // Two paths in a row are a path; only both together may be too long for one.
-        let uri = PathAndQuery::try_from(format!("{}{path}", self.prefix)).ok().and_then(|path| {
+        let path = match &*self.prefix {
+            "" => Some(path),
+            prefix => PathAndQuery::try_from(format!("{prefix}{path}")).ok(),
+        };
+        let uri = path.and_then(|path| {
             let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
             uri.path_and_query(path).build().ok()
         });
