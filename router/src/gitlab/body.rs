@@ -113,12 +113,15 @@ pub(super) struct Download {
     inner: Body,
     /// The answer has no body, and what its head says of a length is about another.
     silent: bool,
+    /// Since when GitLab is waited for.
+    waits_since: Option<Instant>,
+    /// Ends at its end or before: set anew only then, since most waits are short.
     halt: Option<Pin<Box<Sleep>>>,
 }
 
 impl Download {
     pub(super) fn new(inner: Body, silent: bool) -> Self {
-        Self { inner, silent, halt: None }
+        Self { inner, silent, waits_since: None, halt: None }
     }
 }
 
@@ -129,11 +132,18 @@ impl hyper::body::Body for Download {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(cx);
         if frame.is_ready() {
-            self.halt = None;
+            self.waits_since = None;
             return frame;
         }
-        let halt = self.halt.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALT)));
-        halt.as_mut().poll(cx).map(|()| Some(Err(axum::Error::new(Halted))))
+        let until = *self.waits_since.get_or_insert_with(Instant::now) + HALT;
+        let halt = self.halt.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        while halt.as_mut().poll(cx).is_ready() {
+            if until <= Instant::now() {
+                return Poll::Ready(Some(Err(axum::Error::new(Halted))));
+            }
+            halt.as_mut().reset(until);
+        }
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
