@@ -67,24 +67,24 @@ impl Runner {
     pub(super) async fn confirm(&mut self, job: u64) -> Result<()> {
         let body = Content::whole(r#"{"token":"glcbt-bench","state":"running"}"#);
         let path = format!("/api/v4/jobs/{job}");
-        good(self.call(Method::PUT, &path, "application/json", body).await?)
+        good(&self.call(Method::PUT, &path, "application/json", body).await?)
     }
 
     /// Sends a part of a job's log.
     pub(super) async fn trace(&mut self, log: Bytes) -> Result<()> {
-        good(self.call(Method::PATCH, "/api/v4/jobs/4711/trace", "text/plain", Content::whole(log)).await?)
+        good(&self.call(Method::PATCH, "/api/v4/jobs/4711/trace", "text/plain", Content::whole(log)).await?)
     }
 
     /// Uploads artifacts of this length, chunked.
     pub(super) async fn upload(&mut self, piece: &Bytes, length: u64) -> Result<()> {
         let body = Content::filler(piece, length, false);
         let kind = "multipart/form-data; boundary=bench";
-        good(self.call(Method::POST, "/api/v4/jobs/4711/artifacts", kind, body).await?)
+        good(&self.call(Method::POST, "/api/v4/jobs/4711/artifacts", kind, body).await?)
     }
 
     pub(super) async fn download(&mut self, length: u64) -> Result<()> {
         let path = format!("/api/v4/jobs/4711/artifacts?length={length}");
-        good(self.call(Method::GET, &path, "application/json", Content::whole("")).await?)
+        good(&self.call(Method::GET, &path, "application/json", Content::whole("")).await?)
     }
 
     async fn call(&mut self, method: Method, path: &str, kind: &str, body: Content) -> Result<Answer> {
@@ -115,7 +115,7 @@ impl Runner {
 }
 
 /// Nothing but success will do.
-fn good(answer: Answer) -> Result<()> {
+fn good(answer: &Answer) -> Result<()> {
     if answer.status.is_success() { Ok(()) } else { Err(format!("{}: {:?}", answer.status, answer.body).into()) }
 }
 

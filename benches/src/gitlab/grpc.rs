@@ -57,7 +57,7 @@ async fn compared(in_flight: usize, calls: usize, effort: Effort) -> Result<Vec<
     let what = format!("without a job, GitLab answers at once, {in_flight} in flight: p50");
     let row = |name: &str, pairs: &[_], most: f64| {
         let compared = compare(pairs);
-        Row::at_most(format!("{name}"), compared.floor.p50, compared.ours.p50, compared.p50_ratio, most)
+        Row::at_most(name.to_string(), compared.floor.p50, compared.ours.p50, compared.p50_ratio, most)
     };
     Ok(vec![
         row(&format!("GetJob {what}, to an echo, which asks nobody"), &to_echo, 1.3),
