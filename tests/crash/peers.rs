@@ -176,9 +176,10 @@ impl Runner {
                 let forbidden = std::str::from_utf8(&assign.document).unwrap().contains("\"forbidden\":true");
                 self.ledger.assigned(&assign.job_id, self.number, assign.lease, forbidden);
                 let (job_id, lease) = (assign.job_id, assign.lease);
-                say(out, runner_message::Message::Accept(Accept { job_id: job_id.clone(), lease })).await?;
+                // Before anything is said, which fails when the router is dead by now: it has the job all the same.
                 let left = Some(self.dice.random_range(0..4));
-                self.work.insert((job_id, lease), Work { left, started: false });
+                self.work.insert((job_id.clone(), lease), Work { left, started: false });
+                say(out, runner_message::Message::Accept(Accept { job_id, lease })).await?;
             }
             Message::Cancel(cancel) => {
                 self.ledger.released(&cancel.job_id, self.number, cancel.lease);
