@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -142,17 +143,34 @@ impl Controller for PolicyHandle {
     }
 }
 
-/// Directories to watch for changes of these paths: a file is watched by its directory, since editors and ConfigMaps put
-/// another file in its place.
-pub(crate) fn watched(paths: &[PathBuf]) -> Vec<PathBuf> {
-    let mut directories: Vec<_> = paths
-        .iter()
-        .map(|path| match path.is_dir() {
-            true => path.clone(),
-            false => path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).into(),
-        })
-        .collect();
-    directories.sort();
-    directories.dedup();
+/// Directories to watch for changes of these paths, and whether with all below them. A file is watched by its directory, since
+/// editors and ConfigMaps put another file in its place; what lies in other directories there is no business of its: the state
+/// of a router may.
+pub(crate) fn watched(paths: &[PathBuf]) -> BTreeMap<PathBuf, bool> {
+    let mut directories = BTreeMap::new();
+    for path in paths {
+        match path.is_dir() {
+            true => drop(directories.insert(path.clone(), true)),
+            false => {
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                directories.entry(parent.to_owned()).or_insert(false);
+            }
+        }
+    }
     directories
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_watched_by_its_directory_and_not_by_what_lies_below_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let policies = folder.path().join("policies");
+        std::fs::create_dir(&policies).unwrap();
+        let file = folder.path().join("a.yaml");
+        let watched = watched(&[file.clone(), policies.clone(), policies.join("b.yaml")]);
+        assert_eq!(watched, BTreeMap::from([(folder.path().to_owned(), false), (policies, true)]));
+    }
 }

@@ -48,8 +48,9 @@ fn watcher(handle: &PolicyHandle, changed: mpsc::Sender<()>) -> Option<Recommend
         let _ = changed.try_send(());
     };
     let made = notify::recommended_watcher(note).and_then(|mut watcher| {
-        for directory in reload::watched(handle.paths()) {
-            watcher.watch(&directory, RecursiveMode::Recursive)?;
+        for (directory, below) in reload::watched(handle.paths()) {
+            let mode = if below { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+            watcher.watch(&directory, mode)?;
         }
         Ok(watcher)
     });

@@ -29,14 +29,7 @@ max_jobs: 100000
 controllers:
   - { name: names, scope: instance, policy: names.yaml }
 ";
-const POLICY: &str = "
-apiVersion: jobgate/v1
-kind: Policy
-name: names
-rules:
-  - name: not-forbidden
-    forbid: { jobs: [forbidden] }
-";
+const POLICY: &str = include_str!("../data/names.yaml");
 const SUBMITTERS: usize = 3;
 const RUNNERS: usize = 6;
 /// In the soak every so many-th submission has a key. The router remembers up to 100,000 keys for a day: that many would come

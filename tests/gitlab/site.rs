@@ -17,15 +17,7 @@ pub const TOKEN: &str = "glrt-token-of-gpu-1";
 pub const CI: &str = "ci-token-0123456789abcdef";
 
 /// Rejects by the job's name: `forbidden` by policy.
-pub const POLICY: &str = "
-apiVersion: jobgate/v1
-kind: Policy
-name: names
-rules:
-  - name: not-forbidden
-    forbid: { jobs: [forbidden] }
-    message: \"{job.name} is a name that nobody may use\"
-";
+pub const POLICY: &str = include_str!("../data/names.yaml");
 
 /// Everything of a test.
 pub struct World {

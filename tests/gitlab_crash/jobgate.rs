@@ -16,15 +16,7 @@ pub const TOKEN: &str = "glrt-token-of-gpu-1";
 pub const MANAGER: &str = "s_0123456789ab";
 /// A controller that rejects by the job's name.
 pub const NAMES: &str = "  - { name: names, scope: instance, policy: names.yaml }\n";
-const POLICY: &str = "
-apiVersion: jobgate/v1
-kind: Policy
-name: names
-rules:
-  - name: not-forbidden
-    forbid: { jobs: [forbidden] }
-    message: \"{job.name} is a name that nobody may use\"
-";
+const POLICY: &str = include_str!("../data/names.yaml");
 /// Longest wait for anything that does not wait for a runner's word.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -6,11 +6,9 @@ use tokio::sync::mpsc;
 
 use super::Core;
 use crate::{
-    chain::Part,
     decision::Decision,
-    gitlab::{Due, GitLabJob, HandOut, HandOuts, Names, Outstanding, Report, RunnerKey, Standing},
+    gitlab::{Basis, Due, GitLabJob, HandOut, HandOuts, Names, Outstanding, Report, Standing},
     handle::{Command, CoreError, Reply},
-    path::ProjectPath,
     scheduler::Now,
     store::{Restored, StoreError},
 };
@@ -56,13 +54,11 @@ pub(crate) enum HandOutCommand {
 #[derive(Debug)]
 pub(crate) struct Judged {
     pub(crate) handout: HandOut,
-    /// The runner whose token asked.
-    pub(crate) runner: RunnerKey,
     pub(crate) decision: Decision,
     /// What GitLab is to be told; `None` where the job was admitted.
     pub(crate) report: Option<Report>,
-    /// Whose job it is; `None` where that cannot be read, which is a rejection.
-    pub(crate) project: Option<ProjectPath>,
+    /// `None` where it cannot be read whose job it is, which is a rejection.
+    pub(crate) basis: Option<Basis>,
     /// When the admission began.
     pub(crate) asked: tokio::time::Instant,
 }
@@ -138,15 +134,9 @@ impl Core {
 
     /// Tests a decision in the very step that lets it take effect, as an assignment of the own queue is tested.
     fn rule(&mut self, judged: Judged, now: Now) -> Ruled {
-        let Judged { handout, runner, decision, report, project, asked } = judged;
-        // A name may have been given to it, and controllers with the name.
-        let is_named = self.names.name(runner).is_some_and(|name| name == handout.runner);
-        let is_current = is_named
-            && project.is_some_and(|project| {
-                let current = self.scheduler.chains().version(&project, Part::Whole(&handout.runner));
-                *decision.chain_version == *current.as_str()
-            });
-        let is_fresh = is_current && asked.elapsed() < self.scheduler.admission_ttl();
+        let Judged { handout, decision, report, basis, asked } = judged;
+        let holds = basis.is_some_and(|basis| basis.holds(self.scheduler.chains(), &self.names));
+        let is_fresh = holds && asked.elapsed() < self.scheduler.admission_ttl();
         let decision = self.history.record(decision);
         self.pending.batch.decisions.push(decision);
         let Some(desk) = &mut self.desk else { return Ruled::Reject };

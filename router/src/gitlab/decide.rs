@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use super::{
     handout::{GitLabJob, HandOut, Report, Stage},
+    names::Basis,
+    outstanding::Answered,
     poll::{AFTER_LOSS, Asking, Face, NAMELESS, Outcome},
     source::{Settings, Source},
     trace,
@@ -227,25 +229,26 @@ impl Case<'_> {
             Some(Cause::Policy) => "rejected",
             _ => "failed",
         };
-        let judged = Judged {
-            handout: self.handout.clone(),
+        let basis = document.map(|document| Basis {
+            project: document.project().clone(),
             runner: self.asking.runner,
-            decision,
-            report: report.clone(),
-            project: document.map(|document| document.project().clone()),
-            asked,
-        };
-        match inner.handle.judge(judged).await {
-            Ok(Ruled::Deliver) => {
-                Some(Outcome::Deliver { job: self.handout.job, document: answer, runner: runner.clone() })
+            name: runner.clone(),
+            version: decision.chain_version.clone(),
+        });
+        let judged =
+            Judged { handout: self.handout.clone(), decision, report: report.clone(), basis: basis.clone(), asked };
+        match (inner.handle.judge(judged).await, basis) {
+            (Ok(Ruled::Deliver), Some(basis)) => {
+                Some(Outcome::Deliver(Answered { job: self.handout.job, document: answer, basis }))
             }
-            Ok(Ruled::Stale) => None,
-            Ok(Ruled::Reject) => {
+            (Ok(Ruled::Stale), _) => None,
+            // Without a basis nothing is delivered.
+            (Ok(Ruled::Reject | Ruled::Deliver), _) => {
                 inner.metrics.job(runner, outcome);
                 Some(Outcome::Over)
             }
             // Nothing can be written. The job must not stay for that: GitLab is told from memory.
-            Err(error) => {
+            (Err(error), _) => {
                 inner.metrics.job(runner, "failed");
                 let report = report.unwrap_or_else(|| self.handout.failed(trace::unwritten()));
                 let handout = HandOut { stage: Stage::Failing(report), ..self.handout.clone() };

@@ -12,7 +12,7 @@ use super::{
     request::{BadRequest, LARGEST_REQUEST},
     source::Source,
 };
-use crate::faces::Peer;
+use crate::{config::Secret, faces::Peer};
 
 /// Largest message with a request in it.
 pub(crate) const LARGEST_MESSAGE: usize = LARGEST_REQUEST + 1024;
@@ -36,12 +36,10 @@ impl JobRouter for JobRouterFace {
         let (metadata, _, message) = request.into_parts();
         let token = bearer(&metadata)
             .ok_or_else(|| Status::unauthenticated("a runner token is needed: `authorization: Bearer <token>`"))?;
-        if super::request::PollRequest::read(&message.job_request).is_ok_and(|request| !request.token.is(&token)) {
-            return Err(Status::permission_denied("the token of the call is not the one in its job request"));
-        }
         let said = Said::of(metadata.as_ref());
         let own_id = said.request_id.clone();
-        let answer = self.0.poll(Poll { face: Face::Grpc, said, body: message.job_request, peer }).await;
+        let answer =
+            self.0.poll(Poll { face: Face::Grpc, said, bearer: Some(token), body: message.job_request, peer }).await;
         let (job_response, headers) = match answer {
             Answer::Job(Given { document, headers }) => (document, headers),
             Answer::Empty(headers) => (Default::default(), headers),
@@ -51,6 +49,7 @@ impl JobRouter for JobRouterFace {
             // A runner that is told so over REST counts it as a failure and stays healthy; here only this does (facts 1.6).
             Answer::Refused(_) | Answer::Busy(_) => (Default::default(), HeaderMap::new()),
             Answer::Unavailable(why, _) => return Err(Status::unavailable(why)),
+            Answer::Bad(bad @ BadRequest::OtherToken) => return Err(Status::permission_denied(bad.to_string())),
             Answer::Bad(bad @ (BadRequest::NoToken | BadRequest::BadToken | BadRequest::NotJson { .. })) => {
                 return Err(Status::invalid_argument(bad.to_string()));
             }
@@ -67,8 +66,8 @@ impl JobRouter for JobRouterFace {
     }
 }
 
-fn bearer(metadata: &MetadataMap) -> Option<String> {
+fn bearer(metadata: &MetadataMap) -> Option<Secret> {
     let (scheme, token) = metadata.get("authorization")?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Secret::new(token))
 }

@@ -46,10 +46,10 @@ pub(crate) use handout::{GitLabJob, HandOut, Report};
 pub(crate) use handouts::{Due, HandOuts};
 pub(crate) use job_router::{JobRouterFace, LARGEST_MESSAGE};
 pub(crate) use metrics::GitLabMetrics;
-pub(crate) use names::{Names, RunnerKey, Standing};
+pub(crate) use names::{Basis, Names, Standing};
 pub(crate) use outstanding::Outstanding;
 #[cfg(test)]
-pub(crate) use {handout::Stage, handouts::Shown, tokens::Salt};
+pub(crate) use {handout::Stage, handouts::Shown, names::RunnerKey, tokens::Salt};
 
 pub use front::Front;
 pub use path::fuzz_gitlab_path;

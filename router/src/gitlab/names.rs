@@ -4,8 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::tokens::TokenKey;
 use crate::{
-    chain::Chains,
+    chain::{Chains, Part},
     config::{Config, DEFAULT_NAME, GitLabConfig},
+    path::ProjectPath,
 };
 
 /// The names of a configuration, by the runners' ids; cheap to clone.
@@ -43,5 +44,25 @@ impl Names {
             Some(id) => Some(self.0.get(&id).cloned().unwrap_or_else(|| format!("{DEFAULT_NAME}{id}").into())),
             None => self.0.is_empty().then(|| format!("{DEFAULT_NAME}token-{}", runner.token.short()).into()),
         }
+    }
+}
+
+/// What a decision about a job of GitLab rests on.
+#[derive(Clone, Debug)]
+pub(crate) struct Basis {
+    pub(crate) project: ProjectPath,
+    /// The runner whose token asked, and what it was called.
+    pub(crate) runner: RunnerKey,
+    pub(crate) name: Arc<str>,
+    /// Of the chain that was asked.
+    pub(crate) version: Arc<str>,
+}
+
+impl Basis {
+    /// Whether the same would be asked now: its chain has not changed, nor was a name given to the runner, and controllers with
+    /// it.
+    pub(crate) fn holds(&self, chains: &Chains, names: &Names) -> bool {
+        names.name(self.runner).is_some_and(|name| name == self.name)
+            && *chains.version(&self.project, Part::Whole(&self.name)).as_str() == *self.version
     }
 }

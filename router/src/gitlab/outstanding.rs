@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{handout::GitLabJob, handouts::Shown, tokens::TokenKey};
+use super::{handout::GitLabJob, handouts::Shown, names::Basis, tokens::TokenKey};
 
 /// Answers remembered, in bytes. One that is not is failed after its time, and may be retried.
 const MOST_BYTES: usize = 64 << 20;
@@ -22,10 +22,19 @@ pub(crate) struct Outstanding(Arc<Mutex<State>>);
 struct State {
     shown: HashMap<GitLabJob, Shown>,
     /// What was answered to whom, as long as it is not known to have arrived.
-    answers: HashMap<Asker, Bytes>,
+    answers: HashMap<Asker, Answered>,
     askers: HashMap<GitLabJob, Asker>,
     /// Of all answers.
     bytes: usize,
+}
+
+/// What was answered: an admitted job.
+#[derive(Clone)]
+pub(crate) struct Answered {
+    pub(crate) job: GitLabJob,
+    pub(crate) document: Bytes,
+    /// What its decision rests on. An answer that is given again is tested again.
+    pub(crate) basis: Basis,
 }
 
 /// Who asked. A runner that gets an error from something between itself and us asks again within the same call, under the same
@@ -48,9 +57,9 @@ impl Outstanding {
         let mut state = self.state();
         if !matches!(shown, Some(Shown::Delivering(_)))
             && let Some(asker) = state.askers.remove(&job)
-            && let Some(document) = state.answers.remove(&asker)
+            && let Some(answered) = state.answers.remove(&asker)
         {
-            state.bytes -= document.len();
+            state.bytes -= answered.document.len();
         }
         match shown {
             Some(shown) => drop(state.shown.insert(job, shown)),
@@ -59,19 +68,20 @@ impl Outstanding {
     }
 
     /// Remembers what is answered, until it is known to have arrived or is given up.
-    pub(crate) fn answered(&self, asker: Asker, job: GitLabJob, document: Bytes) {
+    pub(crate) fn answered(&self, asker: Asker, answered: Answered) {
         let mut state = self.state();
-        let is_new = !state.askers.contains_key(&job) && !state.answers.contains_key(&asker);
-        let is_on_its_way = matches!(state.shown.get(&job), Some(Shown::Delivering(_)));
+        let Answered { job, document, .. } = &answered;
+        let is_new = !state.askers.contains_key(job) && !state.answers.contains_key(&asker);
+        let is_on_its_way = matches!(state.shown.get(job), Some(Shown::Delivering(_)));
         if is_new && is_on_its_way && state.bytes + document.len() <= MOST_BYTES {
             state.bytes += document.len();
-            state.askers.insert(job, asker.clone());
-            state.answers.insert(asker, document);
+            state.askers.insert(*job, asker.clone());
+            state.answers.insert(asker, answered);
         }
     }
 
     /// What this very call was answered already, if that may have been lost on the way.
-    pub(crate) fn again(&self, asker: &Asker) -> Option<Bytes> {
+    pub(crate) fn again(&self, asker: &Asker) -> Option<Answered> {
         self.state().answers.get(asker).cloned()
     }
 

@@ -3,28 +3,27 @@
 //! Everything from the moment on at which GitLab may have given a job happens in a task that nobody drops: what came is decided
 //! about, written, and delivered or finished, whether its runner still waits or not.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use jiff::Timestamp;
 use tokio::{sync::oneshot, time::Instant};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     body,
     calls::{self, CallError, REQUEST_ID, RUNNER_TOKEN, Reply},
-    handout::GitLabJob,
     headers,
     identity::Unknown,
     names::RunnerKey,
-    outstanding::Asker,
+    outstanding::{Answered, Asker},
     request::{BadRequest, PollRequest},
     source::{Inner, Source},
     tokens::TokenKey,
 };
-use crate::core::HandOutCommand;
+use crate::{config::Secret, core::HandOutCommand};
 
 /// GitLab holds a poll for 50 s where nothing has changed, or for as long as it is told to (facts 2.3). A runner waits so long.
 const HELD: Duration = body::ANSWER;
@@ -50,6 +49,8 @@ const LAST_UPDATE: &str = "x-gitlab-last-update";
 pub(super) struct Poll {
     pub(super) face: Face,
     pub(super) said: Said,
+    /// The token of the call itself, where it has one beside that in its body.
+    pub(super) bearer: Option<Secret>,
     pub(super) body: Bytes,
     pub(super) peer: IpAddr,
 }
@@ -99,11 +100,6 @@ pub(super) struct Asking {
     pub(super) runner: RunnerKey,
 }
 
-/// Whether somebody waits for the answer.
-pub(super) struct Caller {
-    gone: CancellationToken,
-}
-
 /// GitLab's answer to a job request.
 enum Asked {
     Job(Reply),
@@ -114,12 +110,7 @@ enum Asked {
 
 /// What became of a job.
 pub(super) enum Outcome {
-    Deliver {
-        job: GitLabJob,
-        document: Bytes,
-        /// The runner's name when it was decided.
-        runner: Arc<str>,
-    },
+    Deliver(Answered),
     /// GitLab is told; the poll may go on.
     Over,
     /// Nothing can be written, or nothing be read: nothing more is asked of GitLab.
@@ -142,11 +133,22 @@ impl Source {
             Ok(request) => request,
             Err(bad) => return Answer::Bad(bad),
         };
+        if poll.bearer.as_ref().is_some_and(|bearer| *bearer != request.token) {
+            return Answer::Bad(BadRequest::OtherToken);
+        }
         let key = inner.salt.key(request.token.expose());
         // Before all else: the job of a call whose answer was lost waits for nothing but this.
-        if let Some(document) = asker(&poll, key, &request).and_then(|asker| inner.outstanding.again(&asker)) {
-            tracing::info!(runner = key.short(), "a job is given again to the call whose answer was lost");
-            return Answer::Job(Given { document, headers: HeaderMap::new() });
+        if let Some(known) = asker(&poll, key, &request).and_then(|asker| inner.outstanding.again(&asker)) {
+            let holds = {
+                let standing = inner.standing.borrow();
+                known.basis.holds(&standing.chains, &standing.names)
+            };
+            if holds {
+                tracing::info!(job = known.job.0, runner = %known.basis.name, "a job is given again to the call whose answer was lost");
+                return Answer::Job(Given { document: known.document, headers: HeaderMap::new() });
+            }
+            // Its chain would be asked something else by now; as if nobody had taken it from us.
+            inner.handle.tell(HandOutCommand::Returned(known.job));
         }
         if let Some(left) = inner.pauses.left(key) {
             return Answer::Busy(left);
@@ -169,10 +171,11 @@ impl Source {
         if inner.standing.borrow().names.name(runner).is_none() {
             return Answer::Unavailable(NAMELESS.to_owned(), COME_AGAIN);
         }
-        let (gone, guard) = gone();
+        let gone = CancellationToken::new();
+        let guard = gone.clone().drop_guard();
         let (answer, answered) = oneshot::channel();
         let asking = Asking { poll, request, runner };
-        let walk = self.clone().walk(asking, Caller { gone }, answer);
+        let walk = self.clone().walk(asking, gone, answer);
         tokio::spawn(self.0.open.track_future(walk));
         let answer = answered.await;
         drop(guard);
@@ -180,21 +183,19 @@ impl Source {
         answer.unwrap_or_else(|_| Answer::Unavailable("the poll broke down".to_owned(), COME_AGAIN))
     }
 
-    /// Asks GitLab until there is something to answer.
-    async fn walk(self, asking: Asking, caller: Caller, answer: oneshot::Sender<Answer>) {
+    /// Asks GitLab until there is something to answer, or nobody waits for it: `gone`.
+    async fn walk(self, asking: Asking, gone: CancellationToken, answer: oneshot::Sender<Answer>) {
         let inner = &self.0;
         let (mut rejected, mut since) = (0, None);
         let answered = loop {
-            let reply = match inner.ask(&asking, &caller).await {
+            let reply = match inner.ask(&asking, &gone).await {
                 Asked::Job(reply) => reply,
                 Asked::Other(answer) => break answer,
                 Asked::Nobody => return,
             };
             let headers = forwarded(&reply);
             match self.decide(&asking, reply.body).await {
-                Outcome::Deliver { job, document, runner } => {
-                    return self.deliver(&asking, job, &runner, Given { document, headers }, answer).await;
-                }
+                Outcome::Deliver(admitted) => return self.deliver(&asking, admitted, headers, answer),
                 Outcome::Stop(why) => break Answer::Unavailable(why, COME_AGAIN),
                 Outcome::Over => {}
             }
@@ -211,34 +212,28 @@ impl Source {
     }
 
     /// Gives an admitted job to its runner. It is written already that it goes there.
-    async fn deliver(
-        &self,
-        asking: &Asking,
-        job: GitLabJob,
-        runner: &Arc<str>,
-        given: Given,
-        answer: oneshot::Sender<Answer>,
-    ) {
+    fn deliver(&self, asking: &Asking, admitted: Answered, headers: HeaderMap, answer: oneshot::Sender<Answer>) {
+        let Answered { job, document, basis } = admitted.clone();
         if let Some(asker) = asker(&asking.poll, asking.runner.token, &asking.request) {
-            self.0.outstanding.answered(asker, job, given.document.clone());
+            self.0.outstanding.answered(asker, admitted);
         }
-        match answer.send(Answer::Job(given)) {
-            Ok(()) => self.0.metrics.job(runner, "delivered"),
+        match answer.send(Answer::Job(Given { document, headers })) {
+            Ok(()) => self.0.metrics.job(&basis.name, "delivered"),
             Err(_) => {
-                tracing::info!(job = job.0, %runner, "a runner was gone before it got its job");
-                self.0.metrics.job(runner, "returned");
-                self.0.handle.handout(HandOutCommand::Returned(job)).await;
+                tracing::info!(job = job.0, runner = %basis.name, "a runner was gone before it got its job");
+                self.0.metrics.job(&basis.name, "returned");
+                self.0.handle.tell(HandOutCommand::Returned(job));
             }
         }
     }
 }
 
 impl Inner {
-    async fn ask(&self, asking: &Asking, caller: &Caller) -> Asked {
+    async fn ask(&self, asking: &Asking, gone: &CancellationToken) -> Asked {
         if self.draining.is_cancelled() {
             return Asked::Other(Answer::Empty(HeaderMap::new()));
         }
-        if caller.gone.is_cancelled() {
+        if gone.is_cancelled() {
             return Asked::Nobody;
         }
         let request = match asking.request() {
@@ -248,7 +243,7 @@ impl Inner {
         let mut answered = std::pin::pin!(calls::call(&self.upstream, request, LARGEST_JOB, HELD));
         let (ended, nobody) = tokio::select! {
             reply = answered.as_mut() => return self.understand(asking.runner.token, reply),
-            () = caller.gone.cancelled() => (tokio::time::timeout(ON_ITS_WAY, answered).await, Asked::Nobody),
+            () = gone.cancelled() => (tokio::time::timeout(ON_ITS_WAY, answered).await, Asked::Nobody),
             () = self.draining.cancelled() => {
                 (tokio::time::timeout(ON_ITS_WAY, answered).await, Asked::Other(Answer::Empty(HeaderMap::new())))
             }
@@ -330,12 +325,6 @@ fn forwarded(reply: &Reply) -> HeaderMap {
     headers::from_gitlab(&mut headers);
     headers.remove(header::CONTENT_LENGTH);
     headers
-}
-
-fn gone() -> (CancellationToken, DropGuard) {
-    let gone = CancellationToken::new();
-    let guard = gone.clone().drop_guard();
-    (gone, guard)
 }
 
 impl Said {

@@ -39,6 +39,8 @@ pub(crate) enum BadRequest {
     NoToken,
     #[error("token is none: it has characters that no token has")]
     BadToken,
+    #[error("the token of the call is not the one in its job request")]
+    OtherToken,
 }
 
 /// Why the body of a request cannot be had.

@@ -38,7 +38,7 @@ impl Source {
                 return answer::error(StatusCode::REQUEST_TIMEOUT, "the body of the request did not arrive");
             }
         };
-        respond(self.poll(Poll { face: Face::Rest, said: Said::of(&parts.headers), body, peer }).await)
+        respond(self.poll(Poll { face: Face::Rest, said: Said::of(&parts.headers), bearer: None, body, peer }).await)
     }
 }
 

@@ -103,8 +103,7 @@ impl Source {
             upstream: upstream.clone(),
             finished: Arc::new(move |job, told| {
                 counted.finished(told);
-                let handle = handle.clone();
-                tokio::spawn(async move { handle.handout(HandOutCommand::Finished(job)).await });
+                handle.tell(HandOutCommand::Finished(job));
             }),
             clock: Arc::new(Timestamp::now),
         };

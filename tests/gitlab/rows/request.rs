@@ -108,6 +108,20 @@ async fn row_20_a_call_that_is_repeated_while_its_first_one_waits_leaves_no_job_
 }
 
 #[tokio::test]
+async fn row_20_a_call_that_is_repeated_when_its_chain_has_changed_gets_nothing_of_the_job() {
+    let world = World::new().await;
+    world.gitlab.enqueue(JobBuilder::new(1).build());
+    assert_eq!(world.poll_as(CALL).await.status(), 201);
+    let strict = crate::site::POLICY.replace("forbidden", "unit").replace("name: names", "name: strict");
+    world.site.file("strict.yaml", &strict);
+    world.reload(&Setup::new().controller("name: strict, scope: instance, policy: strict.yaml")).await;
+    assert_eq!(world.poll_as(CALL).await.status(), 204);
+    let ended = world.gitlab.ended(1).await;
+    assert_eq!(ended.failure_reason.as_deref(), Some("runner_system_failure"));
+    world.jobgate.stop().await;
+}
+
+#[tokio::test]
 async fn row_26_what_scripts_are_told_of_gitlab_stays() {
     let world = World::new().await;
     let url = "https://gitlab.acme.example/api/v4";

@@ -5,7 +5,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::*;
 use crate::{
     chain::Part,
-    gitlab::{GitLabJob, HandOut, Outstanding, Report, RunnerKey, Salt, Shown, Stage},
+    gitlab::{Basis, GitLabJob, HandOut, Outstanding, Report, RunnerKey, Salt, Shown, Stage},
     path::ProjectPath,
 };
 
@@ -51,12 +51,11 @@ fn judged(front: &Front, report: Option<Report>) -> Judged {
             stage: Stage::Asking,
             since: Timestamp::UNIX_EPOCH,
         },
-        runner,
         decision: Decision {
             admission_id: "a".into(),
             job_id: GitLabJob(7).id(),
             project: "acme/api".into(),
-            runner: Some(name),
+            runner: Some(name.clone()),
             decision: ruling,
             cause: report.as_ref().map(|_| Cause::Policy),
             reason: String::new(),
@@ -66,7 +65,7 @@ fn judged(front: &Front, report: Option<Report>) -> Judged {
             verdicts: Vec::new(),
         },
         report,
-        project: Some(project()),
+        basis: Some(Basis { project: project(), runner, name, version: version.as_str().into() }),
         asked: Instant::now(),
     }
 }
