@@ -94,7 +94,10 @@ impl ApiError {
     }
 
     pub(super) fn no_such_job(id: &str) -> Self {
-        Self::new(Kind::NotFound, format!("there is no job `{}`, or this token may not see it", shown(id)))
+        // Its owner is GitLab: here are only the decisions about it.
+        let of_gitlab =
+            if id.starts_with("gitlab-") { "; what was decided about it: `jobgate decisions --job`" } else { "" };
+        Self::new(Kind::NotFound, format!("there is no job `{}`, or this token may not see it{of_gitlab}", shown(id)))
     }
 
     /// Everything that is wrong, one line each.

@@ -124,6 +124,11 @@ impl Source {
         let _open = self.0.metrics.open();
         let answer = self.answer(poll).await;
         self.0.metrics.polled(face, answer.name());
+        if let Answer::Unavailable(why, _) = &answer
+            && let Some(before) = self.0.outages.pass()
+        {
+            tracing::warn!(before, "runners of GitLab get no jobs: {why}");
+        }
         answer
     }
 

@@ -72,6 +72,8 @@ pub(super) struct Inner {
     pub(super) large: Semaphore,
     /// Lost answers come in numbers, and are said once in a while.
     pub(super) losses: Throttle,
+    /// So do polls that cannot be served.
+    pub(super) outages: Throttle,
 }
 
 /// What the configuration says.
@@ -128,6 +130,7 @@ impl Source {
             open: running.open.clone(),
             large: Semaphore::new(LARGE_REQUESTS),
             losses: Throttle::default(),
+            outages: Throttle::default(),
         }))
     }
 
