@@ -56,4 +56,4 @@ pub use path::fuzz_gitlab_path;
 pub use upstream::UpstreamError;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -161,13 +161,10 @@ async fn what_could_not_be_written_is_given_to_nobody_afterwards() {
 async fn a_name_that_is_given_while_gitlab_holds_the_poll_counts() {
     let front = start_front(vec![admit_all()], &Disk::default());
     let unnamed = judged(&front, None);
+    let named = vec![crate::config::GitLabRunner { id: 1, name: "secure".into() }];
     let gitlab = crate::config::GitLabConfig {
-        url: "http://gitlab.example".to_owned(),
-        ca: None,
-        runners: vec![crate::config::GitLabRunner { id: 1, name: "secure".into() }],
-        policy_reasons: Vec::new(),
-        failure_reasons: Vec::new(),
-        polls_per_token: 1,
+        runners: named,
+        ..crate::gitlab::tests::support::gitlab("http://gitlab.example")
     };
     let mut standing = front.running.standing.clone();
     standing.mark_unchanged();

@@ -110,6 +110,34 @@ async fn both_protocols_are_spoken_over_tls_and_nothing_in_clear() {
 }
 
 #[tokio::test]
+async fn runners_of_gitlab_are_served_there_too_over_rest_and_over_grpc() {
+    use jobgate_proto::gitlab::{GetJobRequest, job_router_client::JobRouterClient};
+    use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+
+    let files = Files::new();
+    let mut setup = Setup::guarded();
+    setup.config.tls = Some(files.tls(false));
+    setup.config.external_url = Some("https://jobgate.example:7400".to_owned());
+    // Nobody listens there: what is answered is ours.
+    setup.config.gitlab = Some(Arc::new(crate::gitlab::tests::support::gitlab("http://127.0.0.1:1")));
+    let world = setup.start().await;
+    let mut stream = files.connect(&world, b"http/1.1", false).await.unwrap();
+    let request = "GET /api/v4/runners/router/discovery HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answer = Answer::read(&mut stream).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"server_url":"grpcs://jobgate.example:7400"}"#));
+
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(files.authority.pem()));
+    let url = format!("https://localhost:{}", world.address.port());
+    let channel = Endpoint::from_shared(url).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
+    let mut request = tonic::Request::new(GetJobRequest { job_request: r#"{"token":"glrt-1"}"#.into() });
+    request.metadata_mut().insert("authorization", "Bearer glrt-1".parse().unwrap());
+    let status = JobRouterClient::new(channel).get_job(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    assert!(status.message().contains("cannot be reached"), "{status}");
+}
+
+#[tokio::test]
 async fn a_new_pair_serves_new_handshakes_and_a_bad_one_changes_nothing() {
     let files = Files::new();
     let world = files.serve(false).await;

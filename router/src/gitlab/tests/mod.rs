@@ -6,5 +6,5 @@ mod large;
 mod models;
 mod outage;
 mod path;
-mod support;
+pub(crate) mod support;
 mod through;

@@ -74,7 +74,8 @@ pub(super) async fn world(url: &str) -> World {
     setup(url).start().await
 }
 
-pub(super) fn gitlab(url: &str) -> GitLabConfig {
+/// The configuration of a GitLab.
+pub(crate) fn gitlab(url: &str) -> GitLabConfig {
     GitLabConfig {
         url: url.to_owned(),
         ca: None,
