@@ -100,6 +100,10 @@ impl Call {
     }
 }
 
+fn total(state: &State) -> usize {
+    state.counts.values().sum()
+}
+
 fn of(state: &State, endpoint: Endpoint) -> impl Iterator<Item = &Call> {
     state.calls.iter().filter(move |call| call.endpoint == endpoint)
 }
@@ -122,6 +126,16 @@ impl GitLab {
 
     pub fn count(&self, endpoint: Endpoint) -> usize {
         self.shared.read(|state| state.counts.get(&endpoint).copied().unwrap_or_default())
+    }
+
+    /// Calls of all kinds.
+    pub fn total(&self) -> usize {
+        self.shared.read(total)
+    }
+
+    /// Waits for another call than these.
+    pub async fn more(&self, calls: usize) {
+        self.shared.until("another call", |state| (total(state) > calls).then_some(())).await;
     }
 
     /// Calls of what a runner's side must never reach; a test wants none.
