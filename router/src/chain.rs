@@ -21,10 +21,19 @@ use crate::{
 /// A value, not a place: a reload or a new policy version makes a new one.
 #[derive(Clone)]
 pub struct Chains {
-    entries: Arc<[Arc<Entry>]>,
+    members: Arc<[Member]>,
     rules: Rules,
     /// Whether any of them is asked once a runner is chosen.
     asks_about_runners: bool,
+}
+
+/// A controller, and what every job would work out of it anew.
+struct Member {
+    entry: Arc<Entry>,
+    /// Name of its level.
+    level: Arc<str>,
+    /// What goes into the version of a chain: it changes with the entry, and so do the chains.
+    hashed: Box<[u8]>,
 }
 
 /// What applies to every admission.
@@ -87,12 +96,23 @@ pub struct ChainVersion(Arc<str>);
 impl Chains {
     /// The chains of these controllers.
     pub(crate) fn new(entries: Vec<Entry>, rules: Rules) -> Self {
-        Self::of(entries.into_iter().map(Arc::new).collect(), rules)
+        Self::of(entries.into_iter().map(Arc::new), rules)
     }
 
-    fn of(entries: Arc<[Arc<Entry>]>, rules: Rules) -> Self {
-        let asks_about_runners = entries.iter().any(|entry| entry.reads_runner || entry.is_runner_level());
-        Self { entries, rules, asks_about_runners }
+    fn of(entries: impl Iterator<Item = Arc<Entry>>, rules: Rules) -> Self {
+        let member = |entry: Arc<Entry>| Member {
+            level: entry.config.scope.to_string().into(),
+            hashed: entry.hashed().into(),
+            entry,
+        };
+        let members: Arc<[_]> = entries.map(member).collect();
+        let asks_about_runners =
+            members.iter().any(|Member { entry, .. }| entry.reads_runner || entry.is_runner_level());
+        Self { members, rules, asks_about_runners }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.members.iter().map(|member| &member.entry)
     }
 
     /// The same controllers, one of which now decides by `versions`; `None` when it did already.
@@ -106,10 +126,10 @@ impl Chains {
             *entry.config.name == *controller
                 && (entry.versions != *versions || reads_runner.is_some_and(|reads| reads != entry.reads_runner))
         };
-        if !self.entries.iter().any(changed) {
+        if !self.entries().any(changed) {
             return None;
         }
-        let entries = self.entries.iter().map(|entry| match changed(entry) {
+        let entries = self.entries().map(|entry| match changed(entry) {
             true => Arc::new(Entry {
                 versions: versions.clone(),
                 reads_runner: reads_runner.unwrap_or(entry.reads_runner),
@@ -117,12 +137,12 @@ impl Chains {
             }),
             false => entry.clone(),
         });
-        Some(Self::of(entries.collect(), self.rules))
+        Some(Self::of(entries, self.rules))
     }
 
     /// The chain of a job of `project`, as far as `part` of it goes; `version` is its version.
     pub(crate) fn chain(&self, project: &ProjectPath, part: Part<'_>, version: ChainVersion) -> Chain {
-        let applies = |entry: &&Arc<Entry>| match part {
+        let applies = |Member { entry, .. }: &&Member| match part {
             Part::Arrival => !entry.reads_runner && entry.applies_to(project, None),
             Part::Runner(runner) => {
                 entry.applies_to(project, Some(runner)) && (entry.reads_runner || entry.is_runner_level())
@@ -130,15 +150,15 @@ impl Chains {
             Part::Whole(runner) => entry.applies_to(project, Some(runner)),
         };
         let mut levels: Vec<Level> = Vec::new();
-        let mut found: Vec<_> = self.entries.iter().filter(applies).collect();
+        let mut found: Vec<_> = self.members.iter().filter(applies).collect();
         // Stable: inside a level the order of the configuration stays.
-        found.sort_by_key(|entry| rank(&entry.config.scope));
-        for entry in found {
+        found.sort_by_key(|Member { entry, .. }| rank(&entry.config.scope));
+        for Member { entry, level: name, .. } in found {
             let same = levels.last_mut().filter(|level| level.rank == rank(&entry.config.scope));
             match same {
                 Some(level) => level.entries.push(entry.clone()),
                 None => levels.push(Level {
-                    name: entry.config.scope.to_string().into(),
+                    name: name.clone(),
                     entries: vec![entry.clone()],
                     rank: rank(&entry.config.scope),
                 }),
@@ -147,7 +167,7 @@ impl Chains {
         Chain {
             version,
             is_empty: match part {
-                Part::Arrival => !self.entries.iter().any(|entry| entry.applies_to(project, None)),
+                Part::Arrival => !self.entries().any(|entry| entry.applies_to(project, None)),
                 Part::Runner(_) => false,
                 Part::Whole(_) => levels.is_empty(),
             },
@@ -164,8 +184,8 @@ impl Chains {
         };
         let mut hash = Sha256::new();
         hash.update([u8::from(self.rules.no_controllers == NoControllers::Reject)]);
-        for entry in self.entries.iter().filter(|entry| entry.applies_to(project, runner)) {
-            entry.hash(&mut hash);
+        for Member { hashed, .. } in self.members.iter().filter(|member| member.entry.applies_to(project, runner)) {
+            hash.update(hashed);
         }
         let digest = hash.finalize();
         let hex = digest.iter().take(12).fold(String::with_capacity(24), |mut hex, byte| {
@@ -179,15 +199,14 @@ impl Chains {
 
     /// Whether a job of `project` has controllers to ask when it arrives.
     pub(crate) fn asks_on_arrival(&self, project: &ProjectPath) -> bool {
-        self.entries.iter().any(|entry| !entry.reads_runner && entry.applies_to(project, None))
+        self.entries().any(|entry| !entry.reads_runner && entry.applies_to(project, None))
     }
 
     /// Whether a job of `project` has controllers to ask once `runner` is chosen.
     pub(crate) fn asks_about_runner(&self, project: &ProjectPath, runner: &str) -> bool {
         self.asks_about_runners
             && self
-                .entries
-                .iter()
+                .entries()
                 .any(|entry| (entry.reads_runner || entry.is_runner_level()) && entry.applies_to(project, Some(runner)))
     }
 }
@@ -215,8 +234,8 @@ impl Entry {
         matches!(self.config.scope, Scope::Runner(_))
     }
 
-    /// Feeds everything that decides an answer into `hash`, each part with its length before it.
-    fn hash(&self, hash: &mut Sha256) {
+    /// Everything that decides an answer, each part with its length before it.
+    fn hashed(&self) -> Vec<u8> {
         let config = &self.config;
         let on_failure = match config.on_failure {
             OnFailure::Reject => "reject",
@@ -232,11 +251,12 @@ impl Entry {
         let (scope, expose) = (config.scope.to_string(), format!("{:?}", config.expose));
         let timeout = config.timeout.as_millis().to_string();
         let parts = [&*config.name, &scope, config.state.as_str(), on_failure, &kind, &expose, &timeout];
-        hash.update((self.versions.len() as u64).to_be_bytes());
+        let mut hashed = (self.versions.len() as u64).to_be_bytes().to_vec();
         for part in parts.into_iter().chain(self.versions.iter().map(|version| &**version)) {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
+            hashed.extend((part.len() as u64).to_be_bytes());
+            hashed.extend(part.as_bytes());
         }
+        hashed
     }
 }
 
@@ -274,6 +294,6 @@ impl fmt::Debug for ChainVersion {
 
 impl fmt::Debug for Chains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.entries.iter().map(|entry| &entry.config.name)).finish()
+        f.debug_list().entries(self.entries().map(|entry| &entry.config.name)).finish()
     }
 }

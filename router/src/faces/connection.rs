@@ -12,8 +12,9 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::body::Body;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{Request, Response};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper_util::{
@@ -25,9 +26,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
-use super::Limits;
+use super::{Limits, server::App};
 
 /// Who is at the other end; in the extensions of every request.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ pub(super) fn builder(limits: &Limits) -> Builder<TokioExecutor> {
 }
 
 /// Serves one connection to its end: closed by the peer, silent for too long, or told to drain and drained.
-pub(super) async fn serve<S>(stream: S, peer: SocketAddr, app: Router, context: &Shared)
+pub(super) async fn serve<S>(stream: S, peer: SocketAddr, app: App, context: &Shared)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -61,44 +61,62 @@ where
         let activity = activity.clone();
         hyper::service::service_fn(move |request: Request<Incoming>| {
             let guard = activity.begin();
-            let mut app = app.clone();
-            async move {
-                let mut request = request.map(Body::new);
-                request.extensions_mut().insert(Peer(peer));
-                let response = app.call(request).await?;
-                Ok::<_, std::convert::Infallible>(guarded(response, guard))
-            }
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Peer(peer));
+            // Boxed: a connection without a request has no room for its answer.
+            let answer = Box::pin(app.clone().answer(request));
+            async move { Ok::<_, std::convert::Infallible>(guarded(answer.await, guard)) }
         })
     };
     let io = TokioIo::new(NoStall::new(stream, context.limits.write_stall));
     let mut connection = pin!(context.builder.serve_connection(io, service));
-    let mut idle = pin!(activity.quiet_for(context.limits.idle));
-    let mut silent = pin!(activity.silent(&context.limits));
-    let mut closing = pin!(context.closing.cancelled());
-    let mut told = false;
+    // Looked at when one of them has something to say, and not whenever a byte comes.
+    let mut watches: FuturesUnordered<_> = [
+        Watch::boxed(async {
+            tokio::select! {
+                () = activity.quiet_for(context.limits.idle) => {}
+                () = context.closing.cancelled() => {}
+            }
+            Watch::Leave
+        }),
+        Watch::boxed(async {
+            tokio::select! {
+                // Not a first request, or no leave taken when asked to go.
+                () = activity.silent(&context.limits) => tracing::debug!(%peer, "silent connection closed"),
+                () = context.kill.cancelled() => {}
+            }
+            Watch::End
+        }),
+    ]
+    .into_iter()
+    .collect();
     loop {
         tokio::select! {
+            biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     tracing::debug!(%peer, %error, "connection ended");
                 }
                 return;
             }
-            () = idle.as_mut(), if !told => {
-                connection.as_mut().graceful_shutdown();
-                told = true;
-            }
-            () = closing.as_mut(), if !told => {
-                connection.as_mut().graceful_shutdown();
-                told = true;
-            }
-            // Not a first request, or no leave taken when asked to go.
-            () = silent.as_mut() => {
-                tracing::debug!(%peer, "silent connection closed");
-                return;
-            }
-            () = context.kill.cancelled() => return,
+            Some(watch) = watches.next() => match watch {
+                Watch::Leave => connection.as_mut().graceful_shutdown(),
+                Watch::End => return,
+            },
         }
+    }
+}
+
+/// What else may end a connection than its peer.
+enum Watch {
+    /// No new request is taken.
+    Leave,
+    End,
+}
+
+impl Watch {
+    fn boxed<'a>(watch: impl Future<Output = Self> + Send + 'a) -> Pin<Box<dyn Future<Output = Self> + Send + 'a>> {
+        Box::pin(watch)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -12,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Limits, Metrics, Tls,
     connection::{self, Shared},
+    server::App,
     throttle::Throttle,
 };
 
@@ -41,7 +41,7 @@ impl Listener {
     }
 
     /// Serves until `closing`, then lets open requests finish within the limit.
-    pub(super) async fn serve(self, app: Router, closing: CancellationToken) {
+    pub(super) async fn serve(self, app: App, closing: CancellationToken) {
         let connections = TaskTracker::new();
         loop {
             let (stream, peer, place) = tokio::select! {
@@ -108,7 +108,7 @@ impl Listener {
     }
 }
 
-async fn run(stream: TcpStream, peer: SocketAddr, tls: Option<Tls>, app: Router, shared: &Shared) {
+async fn run(stream: TcpStream, peer: SocketAddr, tls: Option<Tls>, app: App, shared: &Shared) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }

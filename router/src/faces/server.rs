@@ -2,16 +2,12 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::{Request, State},
-    middleware::{self, Next},
-    response::Response,
-};
+use axum::{Router, extract::Request, middleware, response::Response};
 use http::Method;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes};
+use tower::Service;
 
 use super::{
     Auth, AuthError, ControllersStatus, Limits, Metrics, Readiness, Tls, TlsError,
@@ -82,7 +78,7 @@ pub enum BindError {
 #[must_use = "nobody is served before `serve`"]
 pub struct Server {
     listener: Listener,
-    app: Router,
+    app: App,
     address: SocketAddr,
     auth: Auth,
     tls: Option<Tls>,
@@ -162,7 +158,7 @@ impl fmt::Debug for Parts {
     }
 }
 
-fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router, BindError> {
+fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<App, BindError> {
     let Parts { handle, controllers, metrics, readiness, services, limits, gitlab } = parts.clone();
     let jobs = Jobs::new(handle.clone(), limits.document_bytes);
     let services = match &gitlab {
@@ -175,17 +171,23 @@ fn app(parts: &Parts, auth: &Auth, closing: &CancellationToken) -> Result<Router
     let rest = rest::routes(Rest { jobs, controllers: controllers.clone() });
     let observe = observe::routes(Observe { handle, metrics, readiness, controllers });
     let json = rest.merge(observe).layer(middleware::from_fn(rest::plain_headers));
-    let app = grpc.into_axum_router().reset_fallback().merge(json).fallback(rest::nowhere);
+    let routes = grpc.into_axum_router().reset_fallback().merge(json).fallback(rest::nowhere);
     let turns = Semaphore::new(limits.submissions);
     let gate = Gate { auth: auth.clone(), gitlab, limit: limits.request, turns };
-    Ok(app.layer(middleware::from_fn_with_state(Arc::new(gate), pass)))
+    Ok(App { gate: Arc::new(gate), routes })
 }
 
 /// How runners of GitLab ask for jobs over gRPC.
 const JOB_ROUTER: &str = "/gitlab.agent.job_router.rpc.JobRouter/GetJob";
 
-/// What is in front of everything. One layer, because each one costs every request another box and another copy of what is
-/// behind it.
+/// What answers requests: our own routes, and the gate in front of them. No layer of theirs, since what is for GitLab, which is
+/// most of it, never gets to them. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct App {
+    gate: Arc<Gate>,
+    routes: Router,
+}
+
 struct Gate {
     auth: Auth,
     gitlab: Option<Front>,
@@ -195,42 +197,49 @@ struct Gate {
     turns: Semaphore,
 }
 
-async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    let grpc = is_grpc(request.headers());
-    if let Some(front) = &gate.gitlab
-        && let Some(call) = front.read(request.uri().path())
-    {
-        return match gate.auth.admit_anybody(&request) {
-            // GitLab knows its own. No limit of ours is right for what it does: artifacts take an hour.
-            Ok(()) => {
-                let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-                Box::pin(front.serve(call, request, peer)).await
+impl App {
+    /// Answers a request.
+    pub(super) async fn answer(self, mut request: Request) -> Response {
+        let gate = &self.gate;
+        if let Some(front) = &gate.gitlab {
+            if let Some(call) = front.read(request.uri().path()) {
+                return match gate.auth.admit_anybody(&request) {
+                    // GitLab knows its own. No limit of ours is right for what it does: artifacts take an hour.
+                    Ok(()) => {
+                        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+                        front.serve(call, request, peer).await
+                    }
+                    // A 403 of ours would put a runner out, or kill its job (facts 2.2, 4.2).
+                    Err(error) => answer::unavailable(error.message()),
+                };
             }
-            // A 403 of ours would put a runner out, or kill its job (facts 2.2, 4.2).
-            Err(error) => answer::unavailable(error.message()),
+            if request.uri().path() == JOB_ROUTER {
+                return match gate.auth.admit_anybody(&request) {
+                    // GitLab holds it for longer than our limit, and ends it.
+                    Ok(()) => match front.read_whole(request).await {
+                        Ok(request) => self.route(request).await,
+                        Err(status) => status.into_http(),
+                    },
+                    Err(error) => Status::unavailable(error.message()).into_http(),
+                };
+            }
+        }
+        let grpc = is_grpc(request.headers());
+        if let Err(error) = gate.auth.admit(&mut request) {
+            return error.respond(grpc);
+        }
+        let is_submission = request.method() == Method::POST
+            && ["/v1/jobs", "/jobgate.job.v1.Jobs/Submit"].contains(&request.uri().path());
+        let answered = async {
+            let _turn = if is_submission { Some(gate.turns.acquire().await) } else { None };
+            self.route(request).await
         };
+        let answered = tokio::time::timeout(gate.limit, answered).await;
+        answered.unwrap_or_else(|_| ApiError::new(Kind::TimedOut, "the request took too long").respond(grpc))
     }
-    if let Some(front) = &gate.gitlab
-        && request.uri().path() == JOB_ROUTER
-    {
-        return match gate.auth.admit_anybody(&request) {
-            // GitLab holds it for longer than our limit, and ends it.
-            Ok(()) => match front.read_whole(request).await {
-                Ok(request) => next.run(request).await,
-                Err(status) => status.into_http(),
-            },
-            Err(error) => Status::unavailable(error.message()).into_http(),
-        };
+
+    async fn route(&self, request: Request) -> Response {
+        // A router is always ready, and never fails.
+        self.routes.clone().call(request).await.unwrap_or_else(|never| match never {})
     }
-    if let Err(error) = gate.auth.admit(&mut request) {
-        return error.respond(grpc);
-    }
-    let is_submission =
-        request.method() == Method::POST && ["/v1/jobs", "/jobgate.job.v1.Jobs/Submit"].contains(&request.uri().path());
-    let answered = async {
-        let _turn = if is_submission { Some(gate.turns.acquire().await) } else { None };
-        next.run(request).await
-    };
-    let answered = tokio::time::timeout(gate.limit, answered).await;
-    answered.unwrap_or_else(|_| ApiError::new(Kind::TimedOut, "the request took too long").respond(grpc))
 }

@@ -109,8 +109,8 @@ impl Drop for Upload {
 }
 
 /// A body on its way to the client. A client that takes nothing is the listener's to cut off.
-pub(super) struct Download {
-    inner: Body,
+pub(super) struct Download<B> {
+    inner: B,
     /// The answer has no body, and what its head says of a length is about another.
     silent: bool,
     /// Since when GitLab is waited for.
@@ -119,13 +119,13 @@ pub(super) struct Download {
     halt: Option<Pin<Box<Sleep>>>,
 }
 
-impl Download {
-    pub(super) fn new(inner: Body, silent: bool) -> Self {
+impl<B> Download<B> {
+    pub(super) fn new(inner: B, silent: bool) -> Self {
         Self { inner, silent, waits_since: None, halt: None }
     }
 }
 
-impl hyper::body::Body for Download {
+impl<B: hyper::body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Unpin> hyper::body::Body for Download<B> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -133,7 +133,7 @@ impl hyper::body::Body for Download {
         let frame = Pin::new(&mut self.inner).poll_frame(cx);
         if frame.is_ready() {
             self.waits_since = None;
-            return frame;
+            return frame.map_err(axum::Error::new);
         }
         let until = *self.waits_since.get_or_insert_with(Instant::now) + HALT;
         let halt = self.halt.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));

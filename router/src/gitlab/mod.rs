@@ -9,7 +9,7 @@
 //! | `front`, `path` | what a request is for, however it is spelled |
 //! | `pass`, `headers`, `body` | what goes on to GitLab as it came |
 //! | `rest`, `job_router` | how runners ask for jobs |
-//! | `source`, `poll`, `request`, `identity`, `names`, `tokens`, `turns` | asking GitLab on their behalf |
+//! | `source`, `poll`, `walk`, `request`, `identity`, `names`, `tokens`, `turns` | asking GitLab on their behalf |
 //! | `decide`, `trace` | the chain, and what the job's log says of it |
 //! | `handout`, `handouts`, `outstanding` | what is written of a job until its runner has it |
 //! | `finish`, `calls` | telling GitLab that a job is over |
@@ -40,6 +40,7 @@ mod tokens;
 mod trace;
 mod turns;
 mod upstream;
+mod walk;
 
 pub(crate) use front::Prepared;
 pub(crate) use handout::{GitLabJob, HandOut, Report};

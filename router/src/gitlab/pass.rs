@@ -25,10 +25,7 @@ pub(crate) async fn pass(upstream: &Upstream, request: Request<Body>, raw_path: 
         return answer::error(StatusCode::NOT_IMPLEMENTED, "a body is sent as it is, or chunked");
     }
     let (parts, body) = request.into_parts();
-    let query = parts.uri.query();
-    let path = query.map_or_else(|| raw_path.to_owned(), |query| format!("{raw_path}?{query}"));
-    // A part of a path and its query are both again.
-    let Ok(uri) = Uri::try_from(path) else {
+    let Some(uri) = relative(&parts.uri, raw_path) else {
         return answer::error(StatusCode::BAD_REQUEST, "the path of this request cannot be read");
     };
     // A new request: what ours has beside its head is not for others.
@@ -40,6 +37,7 @@ pub(crate) async fn pass(upstream: &Upstream, request: Request<Body>, raw_path: 
     headers::for_gitlab(request.headers_mut(), peer);
     frame(&mut request);
     let halt = tokio::select! {
+        biased;
         answered = upstream.send(request) => match answered {
             Ok(response) => return back(upstream, response, &method),
             Err(outage) => return refuse(upstream, &outage),
@@ -50,6 +48,16 @@ pub(crate) async fn pass(upstream: &Upstream, request: Request<Body>, raw_path: 
         Waits::Client => answer::error(StatusCode::REQUEST_TIMEOUT, "nothing came of the request's body for 5 minutes"),
         Waits::GitLab | Waits::Answer => refuse(upstream, &upstream.silent()),
     }
+}
+
+/// A path, which may be the end of the URI's own, with the query of that.
+fn relative(uri: &Uri, raw_path: &str) -> Option<Uri> {
+    if uri.path() == raw_path {
+        return uri.path_and_query().cloned().map(Uri::from);
+    }
+    let path = uri.query().map_or_else(|| raw_path.to_owned(), |query| format!("{raw_path}?{query}"));
+    // A part of a path and its query are both again.
+    Uri::try_from(path).ok()
 }
 
 /// How long the body is, or that nobody knows. Said by us, whatever the headers were: two servers that disagree about the
@@ -78,7 +86,7 @@ fn back(upstream: &Upstream, response: Response<Incoming>, method: &Method) -> R
     }
     headers::from_gitlab(&mut parts.headers);
     let silent = *method == Method::HEAD || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
-    let mut response = Response::new(Body::new(Download::new(Body::new(body), silent)));
+    let mut response = Response::new(Body::new(Download::new(body, silent)));
     *response.status_mut() = parts.status;
     *response.headers_mut() = parts.headers;
     response

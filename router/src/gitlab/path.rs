@@ -73,11 +73,26 @@ pub(crate) fn classify<'a>(path: &'a str, prefix: &str) -> Result<Option<(Target
     Ok(read(path, prefix)?.map(|target| (target, path)))
 }
 
-fn read(path: &str, prefix: &str) -> Result<Option<Target>, Unreadable> {
+pub(super) fn read(path: &str, prefix: &str) -> Result<Option<Target>, Unreadable> {
+    let prefix: Vec<_> = prefix.split('/').filter(|segment| !segment.is_empty()).map(str::as_bytes).collect();
+    if is_plain(path) {
+        let segments: Vec<_> = path.split('/').map(str::as_bytes).collect();
+        return worst(&[target(&segments, &prefix)]);
+    }
+    read_all(path, &prefix)
+}
+
+/// Whether there is but one way to read a path: almost all are so.
+fn is_plain(path: &str) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-_".contains(byte);
+    path.starts_with('/') && path.bytes().all(|byte| plain(&byte)) && !path.contains("//")
+}
+
+/// All readings there are.
+pub(super) fn read_all(path: &str, prefix: &[&[u8]]) -> Result<Option<Target>, Unreadable> {
     if !is_well_encoded(path.as_bytes()) {
         return Err(Unreadable);
     }
-    let prefix: Vec<_> = prefix.split('/').filter(|segment| !segment.is_empty()).map(str::as_bytes).collect();
     let mut known = HashSet::from([path.as_bytes().to_vec()]);
     let mut layer = vec![path.as_bytes().to_vec()];
     let mut found = Vec::new();
@@ -89,7 +104,7 @@ fn read(path: &str, prefix: &str) -> Result<Option<Target>, Unreadable> {
             }
             for style in Style::of(text) {
                 let segments = style.segments(text)?;
-                found.push(target(&segments, &prefix));
+                found.push(target(&segments, prefix));
                 if found.len() > READINGS {
                     return Err(Unreadable);
                 }
@@ -143,21 +158,19 @@ fn target(segments: &[&[u8]], prefix: &[&[u8]]) -> Reading {
 
 /// What is asked for below `/api/v4/`.
 fn call(words: &[&[u8]]) -> Target {
-    let lower: Vec<_> = words.iter().map(|word| word.to_ascii_lowercase()).collect();
-    let mut words: Vec<&[u8]> = lower.iter().map(Vec::as_slice).collect();
-    // `request.json` is `request`: GitLab takes the end for the form of the answer.
-    if let Some(last) = words.last_mut()
-        && let Some(dot) = last.iter().position(|byte| *byte == b'.')
-    {
-        *last = last[..dot].trim_ascii();
-    }
-    match words.as_slice() {
-        [b"jobs", b"request"] => Target::JobRequest,
-        [b"runners", b"router", b"discovery"] => Target::Discovery,
-        [b"internal", ..] => Target::Internal,
-        [b"jobs", id] => Target::Job { id: number(id), call: JobCall::Update },
-        [b"jobs", id, b"trace"] => Target::Job { id: number(id), call: JobCall::Trace },
-        [b"jobs", id, ..] => Target::Job { id: number(id), call: JobCall::Other },
+    let word = |at: usize| match words[at].iter().position(|byte| *byte == b'.') {
+        // `request.json` is `request`: GitLab takes the end for the form of the answer.
+        Some(dot) if at + 1 == words.len() => words[at][..dot].trim_ascii(),
+        _ => words[at],
+    };
+    let is = |at: usize, name: &str| word(at).eq_ignore_ascii_case(name.as_bytes());
+    match words.len() {
+        2 if is(0, "jobs") && is(1, "request") => Target::JobRequest,
+        3 if is(0, "runners") && is(1, "router") && is(2, "discovery") => Target::Discovery,
+        1.. if is(0, "internal") => Target::Internal,
+        2 if is(0, "jobs") => Target::Job { id: number(word(1)), call: JobCall::Update },
+        3 if is(0, "jobs") && is(2, "trace") => Target::Job { id: number(words[1]), call: JobCall::Trace },
+        2.. if is(0, "jobs") => Target::Job { id: number(words[1]), call: JobCall::Other },
         _ => Target::Other,
     }
 }

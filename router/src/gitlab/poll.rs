@@ -1,7 +1,7 @@
 //! One poll of a runner, from its request to its answer: the walk of a job of GitLab.
 //!
-//! Everything from the moment on at which GitLab may have given a job happens in a task that nobody drops: what came is decided
-//! about, written, and delivered or finished, whether its runner still waits or not.
+//! Everything from the moment on at which GitLab may have given a job is walked to its end, whether its runner still waits or
+//! not: what came is decided about, written, and delivered or finished. See [`Walk`].
 
 use std::{net::IpAddr, time::Duration};
 
@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use jiff::Timestamp;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     request::{BadRequest, PollRequest},
     source::{Inner, Source},
     tokens::TokenKey,
+    walk::{Walk, Walked},
 };
 use crate::{config::Secret, core::HandOutCommand};
 
@@ -176,32 +177,36 @@ impl Source {
         if inner.standing.borrow().names.name(runner).is_none() {
             return Answer::Unavailable(NAMELESS.to_owned(), COME_AGAIN);
         }
-        let gone = CancellationToken::new();
-        let guard = gone.clone().drop_guard();
-        let (answer, answered) = oneshot::channel();
-        let asking = Asking { poll, request, runner };
-        let walk = self.clone().walk(asking, gone, answer);
-        tokio::spawn(self.0.open.track_future(walk));
-        let answer = answered.await;
-        drop(guard);
-        // The task breaks down only by a fault of its own; the runner comes again.
-        answer.unwrap_or_else(|_| Answer::Unavailable("the poll broke down".to_owned(), COME_AGAIN))
+        match Walk::begin(self, Asking { poll, request, runner }).await {
+            Walked::Job(admitted, headers) => {
+                inner.metrics.job(&admitted.basis.name, "delivered");
+                Answer::Job(Given { document: admitted.document, headers })
+            }
+            Walked::Other(answer) => answer,
+            // A fault of our own; the runner comes again.
+            Walked::Broke => Answer::Unavailable("the poll broke down".to_owned(), COME_AGAIN),
+        }
     }
 
     /// Asks GitLab until there is something to answer, or nobody waits for it: `gone`.
-    async fn walk(self, asking: Asking, gone: CancellationToken, answer: oneshot::Sender<Answer>) {
+    pub(super) async fn walk(&self, asking: &Asking, gone: &CancellationToken) -> Walked {
         let inner = &self.0;
         let (mut rejected, mut since) = (0, None);
-        let answered = loop {
-            let reply = match inner.ask(&asking, &gone).await {
+        loop {
+            let reply = match inner.ask(asking, gone).await {
                 Asked::Job(reply) => reply,
-                Asked::Other(answer) => break answer,
-                Asked::Nobody => return,
+                Asked::Other(answer) => return Walked::Other(answer),
+                Asked::Nobody => return Walked::Other(Answer::Empty(HeaderMap::new())),
             };
             let headers = forwarded(&reply);
-            match self.decide(&asking, reply.body).await {
-                Outcome::Deliver(admitted) => return self.deliver(&asking, admitted, headers, answer),
-                Outcome::Stop(why) => break Answer::Unavailable(why, COME_AGAIN),
+            match self.decide(asking, reply.body).await {
+                Outcome::Deliver(admitted) => {
+                    if let Some(asker) = asker(&asking.poll, asking.runner.token, &asking.request) {
+                        inner.outstanding.answered(asker, admitted.clone());
+                    }
+                    return Walked::Job(admitted, headers);
+                }
+                Outcome::Stop(why) => return Walked::Other(Answer::Unavailable(why, COME_AGAIN)),
                 Outcome::Over => {}
             }
             rejected += 1;
@@ -209,25 +214,7 @@ impl Source {
             let enough =
                 rejected > AGAIN.0 || began.elapsed() >= AGAIN.1 || inner.pauses.left(asking.runner.token).is_some();
             if enough || !*inner.store_ok.borrow() {
-                break Answer::Empty(HeaderMap::new());
-            }
-        };
-        // Nobody waiting is fine: there is no job in it.
-        let _ = answer.send(answered);
-    }
-
-    /// Gives an admitted job to its runner. It is written already that it goes there.
-    fn deliver(&self, asking: &Asking, admitted: Answered, headers: HeaderMap, answer: oneshot::Sender<Answer>) {
-        let Answered { job, document, basis } = admitted.clone();
-        if let Some(asker) = asker(&asking.poll, asking.runner.token, &asking.request) {
-            self.0.outstanding.answered(asker, admitted);
-        }
-        match answer.send(Answer::Job(Given { document, headers })) {
-            Ok(()) => self.0.metrics.job(&basis.name, "delivered"),
-            Err(_) => {
-                tracing::info!(job = job.0, runner = %basis.name, "a runner was gone before it got its job");
-                self.0.metrics.job(&basis.name, "returned");
-                self.0.handle.tell(HandOutCommand::Returned(job));
+                return Walked::Other(Answer::Empty(HeaderMap::new()));
             }
         }
     }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::models::{is_internal, is_job_request, readings};
-use crate::gitlab::path::{JobCall, Target, Unreadable, classify, fuzz_gitlab_path};
+use crate::gitlab::path::{JobCall, Target, Unreadable, classify, fuzz_gitlab_path, read, read_all};
 
 const fn job(id: i64, call: JobCall) -> Target {
     Target::Job { id: Some(id), call }
@@ -287,6 +287,16 @@ proptest! {
     fn any_text_is_read_or_refused(path in any::<String>(), prefix in any::<String>()) {
         fuzz_gitlab_path(&path);
         let _ = classify(&path, &prefix);
+    }
+
+    #[test]
+    fn a_plain_path_has_one_reading(
+        words in prop::collection::vec("[aA]pi|v4|jobs|request|internal|runners|router|discovery|trace|gitlab|[0-9]{1,3}|[a-zA-Z_-]{0,4}", 0..7),
+    ) {
+        let path = format!("/{}", words.join("/"));
+        for (prefix, parts) in [("", &[][..]), ("/gitlab", &[&b"gitlab"[..]])] {
+            prop_assert_eq!(read(&path, prefix), read_all(&path, parts));
+        }
     }
 
     #[test]
