@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Limits, Metrics, Tls,
+    again::Again,
     connection::{self, Shared},
     server::App,
     throttle::Throttle,
@@ -50,10 +51,10 @@ impl Listener {
             };
             let (app, shared, tls) = (app.clone(), self.shared.clone(), self.tls.clone());
             let open = self.metrics.connection();
-            connections.spawn(async move {
+            connections.spawn(Again::new(async move {
                 let _held = (place, open);
                 run(stream, peer, tls, app, &shared).await;
-            });
+            }));
         }
         let Self { tcp, shared, .. } = self;
         drop(tcp);

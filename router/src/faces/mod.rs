@@ -1,6 +1,7 @@
 //! Everything that listens or is looked at: one address for REST, gRPC, health, readiness and metrics, who may use it, and
 //! the decision log.
 
+mod again;
 mod auth;
 mod connection;
 mod decision_log;

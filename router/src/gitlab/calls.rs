@@ -10,7 +10,7 @@ use jiff::{Timestamp, fmt::rfc2822};
 
 use super::upstream::{Outage, Upstream};
 
-const USER_AGENT: &str = concat!("jobgate/", env!("CARGO_PKG_VERSION"));
+pub(super) const OWN_NAME: HeaderValue = HeaderValue::from_static(concat!("jobgate/", env!("CARGO_PKG_VERSION")));
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const RUNNER_TOKEN: HeaderName = HeaderName::from_static("runner-token");
 pub(super) const JOB_TOKEN: HeaderName = HeaderName::from_static("job-token");
@@ -54,8 +54,22 @@ pub(super) async fn call(
     tokio::time::timeout(within, answered).await.unwrap_or(Err(CallError::Late(within)))
 }
 
-/// A request of our own. The token is marked, so that it is not printed.
+/// A request of our own.
 pub(super) fn request(
+    method: Method,
+    path: &str,
+    token: (HeaderName, &str),
+    content_type: &'static str,
+    body: impl Into<Body>,
+) -> Result<Request<Body>, http::Error> {
+    let mut request = unsigned(method, path, token, content_type, body)?;
+    request.headers_mut().insert(header::USER_AGENT, OWN_NAME);
+    request.headers_mut().insert(REQUEST_ID, own_id()?);
+    Ok(request)
+}
+
+/// A request that does not say who asks. The token is marked, so that it is not printed.
+pub(super) fn unsigned(
     method: Method,
     path: &str,
     token: (HeaderName, &str),
@@ -67,12 +81,15 @@ pub(super) fn request(
     Request::builder()
         .method(method)
         .uri(path)
-        .header(header::USER_AGENT, USER_AGENT)
         .header(header::ACCEPT, "application/json")
         .header(header::CONTENT_TYPE, content_type)
-        .header(REQUEST_ID, uuid::Uuid::new_v4().simple().to_string())
         .header(token.0, value)
         .body(body.into())
+}
+
+/// A number that no other request has.
+pub(super) fn own_id() -> Result<HeaderValue, http::Error> {
+    Ok(HeaderValue::from_str(&uuid::Uuid::new_v4().simple().to_string())?)
 }
 
 impl fmt::Debug for Reply {

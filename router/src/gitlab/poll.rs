@@ -339,15 +339,11 @@ impl Asking {
     fn request(&self) -> Result<Request<Body>, http::Error> {
         let token = (RUNNER_TOKEN, self.request.token.expose());
         let body = self.poll.body.clone();
-        let mut request = calls::request(Method::POST, "/api/v4/jobs/request", token, "application/json", body)?;
+        let mut request = calls::unsigned(Method::POST, "/api/v4/jobs/request", token, "application/json", body)?;
         let headers = request.headers_mut();
-        for (name, value) in
-            [(header::USER_AGENT, &self.poll.said.user_agent), (REQUEST_ID, &self.poll.said.request_id)]
-        {
-            if let Some(value) = value {
-                headers.insert(name, value.clone());
-            }
-        }
+        let Said { user_agent, request_id } = &self.poll.said;
+        headers.insert(header::USER_AGENT, user_agent.clone().unwrap_or(calls::OWN_NAME));
+        headers.insert(REQUEST_ID, request_id.clone().map_or_else(calls::own_id, Ok)?);
         headers::for_gitlab(headers, self.poll.peer);
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         Ok(request)
