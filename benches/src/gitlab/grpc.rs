@@ -36,7 +36,7 @@ async fn compared(in_flight: usize, calls: usize, effort: Effort) -> Result<Vec<
     let over_rest = Fleet::connect(&sides.router.router.said, in_flight).await?;
     let body = Bytes::from(job_request(&token(0), 0, Some("2")));
 
-    let (mut to_echo, mut to_hops, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut to_echo, mut to_hops, mut to_proxied, mut rest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..=effort.rounds() {
         let echoed = closed_loop(in_flight, calls, async |_| {
             // Number 0: nothing comes back.
@@ -51,6 +51,7 @@ async fn compared(in_flight: usize, calls: usize, effort: Effort) -> Result<Vec<
         if round > 0 {
             to_echo.push((echoed, ours));
             to_hops.push((Sample { p50: echoed.p50 + asked.p50, ..echoed }, ours));
+            to_proxied.push((Sample { p50: echoed.p50 + proxied.p50 - asked.p50, ..echoed }, ours));
             rest.push((proxied, over_rest));
         }
     }
@@ -62,6 +63,8 @@ async fn compared(in_flight: usize, calls: usize, effort: Effort) -> Result<Vec<
     Ok(vec![
         row(&format!("GetJob {what}, to an echo, which asks nobody"), &to_echo, 1.3),
         row(&format!("GetJob {what}, to an echo + a round trip to GitLab"), &to_hops, 1.3).beside(),
+        row(&format!("GetJob {what}, to an echo + what the plain proxy adds to a call of GitLab"), &to_proxied, 1.3)
+            .beside(),
         row(&format!("jobs/request {what}, to the plain proxy"), &rest, 1.15).beside(),
     ])
 }

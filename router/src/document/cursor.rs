@@ -106,7 +106,7 @@ impl<'c> Cursor<'c> {
     /// The value of a key, `null` included.
     pub(crate) fn find(&'c self, key: &'static str) -> Option<Cursor<'c>> {
         let mut found = None;
-        for (name, node) in self.entries() {
+        for (name, node) in self.entries().filter(|(name, _)| name.len() >= key.len()) {
             if name == key {
                 found = Some(self.child(Step::Key(name), node));
             } else if folds_to(name, key) {
@@ -296,7 +296,8 @@ pub(crate) fn shown(key: &str) -> String {
 /// Whether Go's JSON reader, which runners use, takes `name` for `key` although they differ. It compares without case, by
 /// Unicode's simple folding: the long s and the Kelvin sign are letters of ASCII words to it.
 fn folds_to(name: &str, key: &str) -> bool {
-    if name.is_ascii() {
+    // The key is ASCII: what folds to it has as many letters, and more bytes where one of them is another.
+    if name.len() <= key.len() {
         return name.len() == key.len() && name.eq_ignore_ascii_case(key) && name != key;
     }
     let fold = |c: char| match c {
@@ -304,5 +305,5 @@ fn folds_to(name: &str, key: &str) -> bool {
         '\u{212a}' => 'k',
         _ => c.to_ascii_lowercase(),
     };
-    name.chars().map(fold).eq(key.chars().map(|c| c.to_ascii_lowercase()))
+    !name.is_ascii() && name.chars().map(fold).eq(key.chars().map(|c| c.to_ascii_lowercase()))
 }
