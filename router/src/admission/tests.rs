@@ -317,6 +317,8 @@ fn the_version_of_a_chain_names_all_that_decides_it() {
     };
     let same = version(base());
     assert_eq!(same, version(base()));
+    // It is kept on the disk: another text of the same chain has every waiting job asked about again.
+    assert_eq!(same, "6fa4a09b7699af344213770f");
     assert_eq!(
         same,
         version(base().with("off", "instance", 0, Verdict::admit()).but(|c| c.state = ControllerState::Disabled))

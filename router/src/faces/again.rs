@@ -73,7 +73,8 @@ impl<F: Future> Future for Again<F> {
                 return Poll::Pending;
             }
         }
-        wakes.state.store(0, Ordering::Release);
+        // Swapped, not stored: what woke it meanwhile must be seen by the next poll too.
+        wakes.state.swap(0, Ordering::AcqRel);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -2,8 +2,9 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, extract::Request, middleware, response::Response};
-use http::Method;
+use axum::{Router, body::Body, extract::Request, middleware, response::Response};
+use http::{Method, header};
+use hyper::body::Body as _;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes};
@@ -199,7 +200,21 @@ struct Gate {
 
 impl App {
     /// Answers a request.
-    pub(super) async fn answer(self, mut request: Request) -> Response {
+    pub(super) async fn answer(self, request: Request) -> Response {
+        let is_head = *request.method() == Method::HEAD;
+        let mut response = self.decide(request).await;
+        // Our own answers have a body whatever was asked, and over HTTP/2 hyper would send it. One that GitLab or a route gave has
+        // none, and a length of its own.
+        if is_head && !response.body().is_end_stream() {
+            if let Some(length) = response.body().size_hint().exact() {
+                response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            }
+            *response.body_mut() = Body::empty();
+        }
+        response
+    }
+
+    async fn decide(self, mut request: Request) -> Response {
         let gate = &self.gate;
         if let Some(front) = &gate.gitlab {
             if let Some(call) = front.read(request.uri().path()) {

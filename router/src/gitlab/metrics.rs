@@ -109,7 +109,7 @@ impl GitLabMetrics {
         self.finished.get_or_create(&Told { by: if told { "jobgate" } else { "gitlab" } }).inc();
     }
 
-    /// `why` is `unreadable`, `broke_off`, `late` or `cut_off`, when nobody waited for it any more.
+    /// `why` is `unreadable`, `broke_off`, `late`, `cut_off`, when nobody waited for it any more, or `broke`, when we did.
     pub(super) fn lost(&self, why: &'static str) {
         self.lost.get_or_create(&Lost { why }).inc();
     }

@@ -44,7 +44,17 @@ impl Walk {
             // The router waits for its end before it ends.
             let _open = open;
             let walked = AssertUnwindSafe(walker.walk(&asking, &nobody)).catch_unwind().await;
-            walked.unwrap_or(Walked::Broke)
+            walked.unwrap_or_else(|_| {
+                // GitLab may have given a job by then.
+                walker.0.metrics.lost("broke");
+                let (runner, request_id) = (asking.runner.token.short(), asking.request_id());
+                tracing::error!(
+                    runner,
+                    request_id,
+                    "a poll broke down in jobgate itself, and a job is lost if it had one"
+                );
+                Walked::Broke
+            })
         };
         Self { source: source.clone(), way: Some(Box::pin(way)), gone }
     }

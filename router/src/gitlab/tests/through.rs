@@ -121,6 +121,27 @@ async fn a_client_that_speaks_http2_is_passed_on_too() {
 }
 
 #[tokio::test]
+async fn an_answer_to_head_over_http2_has_no_body() {
+    let gitlab = GitLab::ok().await;
+    let world = gitlab.world().await;
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    for (target, status) in [
+        ("/api/v4/runners/router/discovery", 200),
+        ("/api/v4/jobs/request", 405),
+        ("/api/v4/internal/x", 404),
+        ("/api/v4/%zz", 400),
+        ("/v1/jobs", 401),
+        ("/healthz", 200),
+    ] {
+        let request = Request::head(format!("http://{}{target}", world.address)).body(Full::default()).unwrap();
+        let response = client.request(request).await.unwrap();
+        assert_eq!(response.status(), status, "{target}");
+        let body = response.into_body().collect().await.unwrap_or_else(|error| panic!("{target}: {error}"));
+        assert_eq!(body.to_bytes(), "", "{target}");
+    }
+}
+
+#[tokio::test]
 async fn an_http2_body_without_a_length_is_chunked_and_a_get_may_have_one() {
     let gitlab = GitLab::ok().await;
     let world = gitlab.world().await;
