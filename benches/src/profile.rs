@@ -12,7 +12,7 @@ use crate::{
     gitlab, machine,
     measure::used,
     memory, pace, saturated,
-    site::{Setup, Site},
+    site::{Setup, Site, resident},
     table,
 };
 
@@ -21,6 +21,7 @@ pub(crate) async fn run(what: &[&str]) -> Result<()> {
     match what {
         ["machine", runners, waiting] => machine::run(runners.parse()?, waiting.parse()?),
         ["idle", runners] => idle(runners.parse()?),
+        ["growth", thousands] => growth(thousands.parse()?).await,
         ["gitlab", what, runners] => in_front_of_gitlab(what, runners.parse()?).await,
         _ => jobs(what).await,
     }
@@ -53,6 +54,19 @@ async fn jobs(what: &[&str]) -> Result<()> {
     let (each, own) = (table::time(each), table::time(own));
     println!("{count} jobs, {found}; processor time for each: {each} of the router, {own} of submitter and runners");
     report(&data)
+}
+
+/// Resident memory of a router while many thousand jobs go through: what each leaves behind.
+async fn growth(thousands: usize) -> Result<()> {
+    const STEP: usize = 50;
+    let mut ours = Ours::start(Setup { policy: true, ..Setup::default() }).await?;
+    let process = ours.site.router.id();
+    println!("router {process}");
+    for step in 1..=thousands / STEP {
+        saturated::saturate(&ours.jobs, &mut ours.fleet, STEP * 1_000, 1).await?;
+        println!("{} thousand jobs: {}", step * STEP, table::bytes(resident(process)?));
+    }
+    Ok(())
 }
 
 /// Polls that bring a job, or another call of runners that jobgate passes on.

@@ -12,6 +12,7 @@ use jobgate_proto::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinSet,
     time::{interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,9 +47,9 @@ impl Peers {
     }
 }
 
-/// Submits one to three jobs, again and again until that is acknowledged; then the next ones. Every `keyed`-th submission
-/// has a key: without one a repeated submission is another one.
-pub async fn submitter(mut peers: Peers, number: usize, seed: u64, keyed: usize) {
+/// Submits one to three jobs, again and again until that is acknowledged; then the next ones. Under a key: without one a
+/// repeated submission is another one.
+pub async fn submitter(mut peers: Peers, number: usize, seed: u64) {
     let mut dice = SmallRng::seed_from_u64(seed ^ (number as u64 + 1) << 32);
     let mut failed = String::new();
     for round in 0_usize.. {
@@ -59,11 +60,7 @@ pub async fn submitter(mut peers: Peers, number: usize, seed: u64, keyed: usize)
         let documents: Vec<_> = kinds.iter().map(|forbidden| document(*forbidden)).collect();
         let request = SubmitRequest {
             documents: serde_json::to_vec(&documents).unwrap().into(),
-            idempotency_key: if round.is_multiple_of(keyed) {
-                format!("{seed}-{number}-{round}")
-            } else {
-                String::new()
-            },
+            idempotency_key: format!("{seed}-{number}-{round}"),
         };
         loop {
             let url = peers.next_url(&failed).await;
@@ -79,15 +76,22 @@ pub async fn submitter(mut peers: Peers, number: usize, seed: u64, keyed: usize)
     }
 }
 
-/// Submits this many jobs that no runner will see, a hundred at a time.
-pub async fn refused(url: &str, jobs: usize) {
-    let documents: Vec<_> = std::iter::repeat_with(|| document(true)).take(100).collect();
-    let documents = serde_json::to_vec(&documents).unwrap();
-    let mut client = JobsClient::connect(url.to_owned()).await.unwrap();
-    for _ in 0..jobs / 100 {
-        let request = SubmitRequest { documents: documents.clone().into(), idempotency_key: String::new() };
-        client.submit(request).await.unwrap();
+/// Submits jobs that no runner will see, so many times as many as a submitter does at most, each time under a key.
+pub async fn refused(url: &str, submissions: usize) {
+    const AT_ONCE: usize = 64;
+    let documents = serde_json::to_vec(&[(); 3].map(|()| document(true))).unwrap();
+    let client = JobsClient::connect(url.to_owned()).await.unwrap();
+    let mut tasks = JoinSet::new();
+    for first in 0..AT_ONCE {
+        let (mut client, documents) = (client.clone(), documents.clone());
+        tasks.spawn(async move {
+            for number in (first..submissions).step_by(AT_ONCE) {
+                let idempotency_key = format!("filling-{number}");
+                client.submit(SubmitRequest { documents: documents.clone().into(), idempotency_key }).await.unwrap();
+            }
+        });
     }
+    tasks.join_all().await;
 }
 
 fn document(forbidden: bool) -> serde_json::Value {

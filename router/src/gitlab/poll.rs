@@ -40,7 +40,7 @@ const LARGEST_JOB: usize = 32 << 20;
 /// After rejections GitLab is asked again in the same poll: so often, and for so long.
 const AGAIN: (u32, Duration) = (3, Duration::from_secs(5));
 /// Runners are told to come again after this, where nothing else is known.
-const COME_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const COME_AGAIN: Duration = Duration::from_secs(5);
 /// Why a runner is not served whose name nobody knows.
 pub(super) const NAMELESS: &str =
     "GitLab does not say which runner this token is, and some have controllers of their own";
@@ -183,8 +183,6 @@ impl Source {
                 Answer::Job(Given { document: admitted.document, headers })
             }
             Walked::Other(answer) => answer,
-            // A fault of our own; the runner comes again.
-            Walked::Broke => Answer::Unavailable("the poll broke down".to_owned(), COME_AGAIN),
         }
     }
 

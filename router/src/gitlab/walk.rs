@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     outstanding::Answered,
-    poll::{Answer, Asking},
+    poll::{Answer, Asking, COME_AGAIN},
     source::Source,
 };
 use crate::core::HandOutCommand;
@@ -23,8 +23,6 @@ pub(super) enum Walked {
     /// With an admitted job. It is written already that it goes to this runner.
     Job(Answered, HeaderMap),
     Other(Answer),
-    /// By a fault of its own.
-    Broke,
 }
 
 /// The way of one poll. Dropped before its end, which is how a runner goes away, it goes on in a task of its own: GitLab may
@@ -53,7 +51,7 @@ impl Walk {
                     request_id,
                     "a poll broke down in jobgate itself, and a job is lost if it had one"
                 );
-                Walked::Broke
+                Walked::Other(Answer::Unavailable("the poll broke down".to_owned(), COME_AGAIN))
             })
         };
         Self { source: source.clone(), way: Some(Box::pin(way)), gone }

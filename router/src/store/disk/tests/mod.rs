@@ -4,7 +4,6 @@ mod directory;
 mod frames;
 mod full;
 mod histories;
-mod measure;
 mod model;
 mod retention;
 mod simulated;
