@@ -30,10 +30,15 @@ mod table;
 use std::process::ExitCode;
 
 use measure::Effort;
+use mimalloc::MiMalloc;
 use table::{Row, Table};
 
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// The allocator of `jobgate`, so that what is measured is what is run. The floors have it too.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Groups of rows, in the order of the table.
 const GROUPS: [&str; 17] = [
