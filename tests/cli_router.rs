@@ -380,3 +380,14 @@ fn ask(url: &str, method: &str, path: &str) -> String {
     stream.read_to_string(&mut text).unwrap();
     text
 }
+
+/// With huge pages, memory of an idle connection becomes resident that nobody has touched; mimalloc asks for them unless it is
+/// built not to.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_router_asks_for_no_huge_pages() {
+    let flags = Router::start("").server.memory_flags();
+    assert!(!flags.is_empty());
+    let huge: Vec<_> = flags.iter().filter(|flags| flags.split_whitespace().any(|flag| flag == "hg")).collect();
+    assert!(huge.is_empty(), "{huge:?}");
+}

@@ -61,8 +61,7 @@ async fn growth(thousands: usize) -> Result<()> {
     const STEP: usize = 50;
     let mut ours = Ours::start(Setup { policy: true, ..Setup::default() }).await?;
     let process = ours.site.router.id();
-    println!("router {process}");
-    for step in 1..=thousands / STEP {
+    for step in 1..=thousands.div_ceil(STEP) {
         saturated::saturate(&ours.jobs, &mut ours.fleet, STEP * 1_000, 1).await?;
         println!("{} thousand jobs: {}", step * STEP, table::bytes(resident(process)?));
     }

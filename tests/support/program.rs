@@ -138,6 +138,12 @@ impl Server {
         line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 
+    /// What the system was told about each part of its memory: lines of two-letter flags (proc(5), `smaps`).
+    pub fn memory_flags(&self) -> Vec<String> {
+        let parts = fs::read_to_string(format!("/proc/{}/smaps", self.child.id())).unwrap();
+        parts.lines().filter_map(|line| line.strip_prefix("VmFlags:")).map(str::to_owned).collect()
+    }
+
     /// Waits for its end.
     pub fn ended(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();

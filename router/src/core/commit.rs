@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Core, Ruled};
 use crate::{
@@ -219,7 +220,11 @@ impl Core {
         if let Err(error) = outbox.try_send(order)
             && !may_miss
         {
-            tracing::warn!(%error, "a runner does not read its stream; it is detached");
+            // One whose stream is closed is gone already, and its connection says so.
+            if let TrySendError::Full(_) = error {
+                let runner = self.scheduler.name_of(session);
+                tracing::warn!(runner, "this runner does not read its stream; it is detached");
+            }
             self.outboxes.remove(&session);
             self.scheduler.detach(session, now);
         }

@@ -105,6 +105,11 @@ impl Scheduler {
         self.forget_group(state.group);
     }
 
+    /// The name of an attached runner.
+    pub(crate) fn name_of(&self, session: Session) -> Option<&str> {
+        self.sessions.get(&session).map(|state| &*state.config.name)
+    }
+
     /// An attached runner says something.
     pub(crate) fn event(&mut self, session: Session, event: RunnerEvent, now: Now) {
         let Some(state) = self.sessions.get_mut(&session) else { return };
